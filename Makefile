@@ -1,0 +1,72 @@
+# Everything a person or CI does with Naru. Each target sets up what it needs.
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types build deploy bench clean
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+# A uv on the machine serves if it is new enough; otherwise one is installed into .tools.
+UV ?= $(shell uv --version 2>/dev/null | awk '{split($$2, v, "."); if (v[1] > 0 || v[2] >= 13) print "uv"}' | head -n 1)
+ifeq ($(UV),)
+UV := .tools/bin/uv
+endif
+RUN := $(UV) run --frozen --no-sync
+SAM := .venv-sam/bin/sam
+export AWS_DEFAULT_REGION ?= ap-northeast-2
+export SAM_CLI_TELEMETRY := 0
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.ready ## the whole system on this machine: http://127.0.0.1:8000/v1 (NARU_PORT, NARU_CATALOG, HOLYSHEEP_API_KEY)
+	@exec .venv/bin/python -m local.run
+
+test: .venv/.ready ## all tests; ARGS="-k name" chooses
+	$(RUN) pytest $(ARGS)
+
+lint: .venv/.ready .venv-sam/.ready ## ruff, import contracts, cfn-lint, sam validate, the exported requirements
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) lint-imports --no-cache
+	$(RUN) cfn-lint template.yaml
+	$(SAM) validate --lint --region $(AWS_DEFAULT_REGION)
+	@$(UV) export --frozen --package naru-gateway --no-dev --no-emit-project --no-header --quiet \
+		| diff -u layers/gateway/requirements.txt - \
+		|| { echo "layers/gateway/requirements.txt is behind uv.lock: run 'make requirements'" >&2; exit 1; }
+
+format: .venv/.ready ## let ruff write the code as it wants it
+	$(RUN) ruff check --fix-only .
+	$(RUN) ruff format .
+
+types: .venv/.ready ## mypy, strict
+	$(RUN) mypy
+
+build: .venv/.ready .venv-sam/.ready ## sam build, then import every handler from nothing but its artifact
+	UV=$(UV) SAM=$(SAM) scripts/build
+
+deploy: build ## sam deploy --guided, into your own AWS account
+	$(SAM) deploy --guided --template-file .aws-sam/build/template.yaml
+
+bench: .venv/.ready ## the measurements behind the README's figures
+	$(RUN) python -m benchmarks
+
+requirements: .venv/.ready
+	$(UV) export --frozen --package naru-gateway --no-dev --no-emit-project --no-header --quiet \
+		--output-file layers/gateway/requirements.txt
+
+clean: ## forget environments, builds and the local run's state
+	rm -rf .venv .venv-sam .tools .aws-sam .naru .mypy_cache .ruff_cache .pytest_cache
+
+.tools/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Naru needs Python 3.11 or newer; '$(PYTHON)' is older. Try: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv .tools \
+		|| { echo "Python's venv module is missing. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.ready: uv.lock pyproject.toml layers/gateway/pyproject.toml $(filter .tools/%,$(UV))
+	@$(UV) sync --frozen --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+	@touch $@
+
+.venv-sam/.ready: uv.lock $(filter .tools/%,$(UV))
+	@UV_PROJECT_ENVIRONMENT=.venv-sam $(UV) sync --frozen --quiet --no-default-groups --group sam --no-install-workspace
+	@touch $@

@@ -1,0 +1,1 @@
+"""Naru: a serverless, OpenAI-compatible gateway."""

@@ -1,0 +1,170 @@
+"""Everything that Naru refuses or fails at, as one tree.
+
+NaruError                          what a client is told: HTTP status, OpenAI type, code, param, advice
+├── InvalidRequestError       400  the request is not what the API takes; ``param`` names the field
+│   ├── RequestTooLargeError  413
+│   ├── ModelNotFoundError    404
+│   └── UnknownPathError      404
+├── AuthenticationError       401  no key, or not one of ours
+├── PermissionDeniedError     403  the key is known and may not do this
+├── UpstreamError             5xx  the provider failed, and what could be tried has been tried
+│   ├── UpstreamRefusedKeyError      502  the provider's key is missing or refused: the operator's to mend
+│   ├── UpstreamMisconfiguredError   502  the provider does not know the model or path of the catalog
+│   ├── UpstreamRateLimitedError     429
+│   ├── UpstreamTimeoutError         504
+│   ├── UpstreamUnavailableError     503  could not be reached, or answered 5xx
+│   └── UpstreamProtocolError        502  answered something that is not an answer
+├── ProviderRejectedError     4xx  the provider's own verdict on the request, passed on
+└── StoreUnavailableError     503  DynamoDB or Secrets Manager cannot be reached
+
+CatalogError                       the operator's file is wrong; the message names the key in it
+SettingsError                      an environment variable is missing or wrong; the message names it
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class NaruError(Exception):
+    """A failure with an answer: what the client is told, and nothing else.
+
+    ``log`` holds facts for the operator that must not reach the client.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+    should_retry: ClassVar[bool | None] = None
+    """What ``x-should-retry`` says; OpenAI's SDKs obey it. None leaves it to the status."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        log: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.log = log or {}
+        self._code = code
+
+    @property
+    def http_status(self) -> int:
+        """The status of the answer."""
+        return self.status
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object, with all four of its keys."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self._code or self.code,
+            }
+        }
+
+
+class InvalidRequestError(NaruError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class RequestTooLargeError(InvalidRequestError):
+    status = 413
+    code = "request_too_large"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    status = 404
+    code = "model_not_found"
+
+
+class UnknownPathError(InvalidRequestError):
+    status = 404
+    code = "unknown_url"
+
+
+class AuthenticationError(NaruError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class PermissionDeniedError(NaruError):
+    status = 403
+    type = "invalid_request_error"
+    code = "permission_denied"
+
+
+class UpstreamError(NaruError):
+    """The gateway's last word: its own retries are spent, so SDKs are told not to add theirs."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+    should_retry = False
+
+
+class UpstreamRefusedKeyError(UpstreamError):
+    code = "upstream_key_refused"
+
+
+class UpstreamMisconfiguredError(UpstreamError):
+    code = "upstream_misconfigured"
+
+
+class UpstreamRateLimitedError(UpstreamError):
+    status = 429
+    type = "rate_limit_error"
+    code = "upstream_rate_limited"
+
+
+class UpstreamTimeoutError(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamUnavailableError(UpstreamError):
+    status = 503
+    code = "upstream_unavailable"
+
+
+class UpstreamProtocolError(UpstreamError):
+    code = "upstream_invalid_answer"
+
+
+class ProviderRejectedError(NaruError):
+    """A 4xx in which the provider judges the request itself; status and words are the provider's."""
+
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, status: int, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param=param, code=code)
+        self._status = status
+
+    @property
+    def http_status(self) -> int:
+        return self._status
+
+
+class StoreUnavailableError(NaruError):
+    """Fails closed: without the store nothing can be admitted, so nothing is sent upstream."""
+
+    status = 503
+    code = "store_unavailable"
+    should_retry = True
+
+
+class CatalogError(Exception):
+    """The catalog cannot be used; the message names the key and says what is expected there."""
+
+
+class SettingsError(Exception):
+    """The environment cannot be used; the message names the variable and says what is expected."""

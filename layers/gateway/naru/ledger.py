@@ -1,0 +1,238 @@
+"""The ledger: one immutable row per request that reached a provider.
+
+A row is put once, under a key that follows from the request id alone, and is never changed or deleted; functions
+hold no permission for either. It holds what an invoice needs and nothing that a user wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any, Literal
+from zoneinfo import ZoneInfo
+
+from naru.business_time import business_day
+from naru.errors import StoreUnavailableError
+from naru.pricing import Currency, Rates, Usage
+from naru.request_ids import arrived_at_ms
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+SHARDS = 8
+"""How many partitions a day is spread over. Part of the key: changing it orphans the rows there are."""
+
+Outcome = Literal["completed", "truncated", "failed", "rejected", "unknown"]
+"""``completed``: a whole answer. ``truncated``: a stream that was cut; what came is charged. ``failed``: no answer.
+``rejected``: the provider refused the request itself. ``unknown``: the gateway died; charged at its worst case."""
+
+UsageSource = Literal["reported", "estimated", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call upstream: where, how it ended (``ok``, or the reason of the failure), how long it took."""
+
+    deployment: str
+    result: str
+    duration_ms: int
+    maybe_billed: bool = False
+    """True when the provider may have billed it though no answer came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one request cost and why. Token counts follow :class:`~naru.pricing.Usage`."""
+
+    request_id: str
+    key_id: str
+    end_user: str | None
+    batch_id: str | None
+    stream: bool
+    model_asked: str
+    model_served: str
+    deployment: str
+    outcome: Outcome
+    error_code: str | None
+    usage: Usage
+    usage_source: UsageSource
+    catalog_version: str
+    rates: Rates
+    cost_pico_usd: int
+    maybe_billed_pico_usd: int
+    """The most that attempts without an answer can have cost; not part of the cost."""
+    attempts: tuple[Attempt, ...]
+    first_token_ms: int | None
+    latency_ms: int
+
+    @property
+    def arrived_at_ms(self) -> int:
+        """Unix milliseconds."""
+        return arrived_at_ms(self.request_id)
+
+
+def partition(day: date, shard: int) -> str:
+    """The partition key of one shard of a business day."""
+    return f"{day.isoformat()}#{shard}"
+
+
+def key_of(request_id: str, zone: ZoneInfo) -> dict[str, Any]:
+    """Where the row of a request lies, as a DynamoDB key."""
+    day = business_day(arrived_at_ms(request_id), zone)
+    shard = zlib.crc32(request_id.encode()) % SHARDS
+    return {"day_shard": {"S": partition(day, shard)}, "request_id": {"S": request_id}}
+
+
+class Ledger:
+    """Puts rows."""
+
+    def __init__(self, client: DynamoDBClient, table: str, zone: ZoneInfo) -> None:
+        self._client = client
+        self._table = table
+        self._zone = zone
+
+    async def put(self, row: Row) -> bool:
+        """Writes the row; False where the request has one already, which then stands.
+
+        Raises :class:`~naru.errors.StoreUnavailableError` when DynamoDB does not take it.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            await asyncio.to_thread(
+                self._client.put_item,
+                TableName=self._table,
+                Item=key_of(row.request_id, self._zone) | to_item(row),
+                ConditionExpression="attribute_not_exists(request_id)",
+            )
+        except self._client.exceptions.ConditionalCheckFailedException:
+            return False
+        except (BotoCoreError, ClientError) as error:
+            raise StoreUnavailableError(
+                "The gateway cannot reach its ledger.",
+                log={"reason": f"{type(error).__name__} while putting a row into {self._table}: {error}"},
+            ) from error
+        return True
+
+
+def facts(row: Row) -> dict[str, Any]:
+    """The whole row as plain values, for the log: the row can be rebuilt from it."""
+    return asdict(row)
+
+
+def to_item(row: Row) -> dict[str, Any]:
+    """The row's attributes in DynamoDB's form, without its key. What is None or zero is left out: a row should
+    fit into one write unit of 1 KB.
+    """
+    usage, rates = row.usage, row.rates
+    numbers = {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "maybe_billed_pico_usd": row.maybe_billed_pico_usd,
+        "krw_per_usd": rates.krw_per_usd,
+    }
+    strings = {"end_user": row.end_user, "batch_id": row.batch_id, "error_code": row.error_code}
+    return {
+        "key_id": {"S": row.key_id},
+        "stream": {"BOOL": row.stream},
+        "model_asked": {"S": row.model_asked},
+        "model_served": {"S": row.model_served},
+        "deployment": {"S": row.deployment},
+        "outcome": {"S": row.outcome},
+        "usage_source": {"S": row.usage_source},
+        "cost_pico_usd": {"N": str(row.cost_pico_usd)},
+        "latency_ms": {"N": str(row.latency_ms)},
+        # In this order: input, cached input, cache write, output; pico-USD a token.
+        "rates": {
+            "L": [
+                {"N": str(rate)}
+                for rate in (
+                    rates.input_pico_usd,
+                    rates.cached_input_pico_usd,
+                    rates.cache_write_pico_usd,
+                    rates.output_pico_usd,
+                )
+            ]
+        },
+        "currency": {"S": rates.currency},
+        "catalog_version": {"S": row.catalog_version},
+        "attempts": {
+            "L": [
+                {
+                    "M": {
+                        "deployment": {"S": attempt.deployment},
+                        "result": {"S": attempt.result},
+                        "duration_ms": {"N": str(attempt.duration_ms)},
+                        **({"maybe_billed": {"BOOL": True}} if attempt.maybe_billed else {}),
+                    }
+                }
+                for attempt in row.attempts
+            ]
+        },
+        **({"first_token_ms": {"N": str(row.first_token_ms)}} if row.first_token_ms is not None else {}),
+        **{name: {"N": str(number)} for name, number in numbers.items() if number},
+        **{name: {"S": text} for name, text in strings.items() if text},
+    }
+
+
+def from_item(item: dict[str, Any]) -> Row:
+    """The row that an item of the table holds."""
+
+    def number(name: str) -> int:
+        return int(item[name]["N"]) if name in item else 0
+
+    def text(name: str) -> str | None:
+        return item[name]["S"] if name in item else None
+
+    source: UsageSource = item["usage_source"]["S"]
+    currency: Currency = item["currency"]["S"]
+    outcome: Outcome = item["outcome"]["S"]
+    price = [int(rate["N"]) for rate in item["rates"]["L"]]
+    return Row(
+        request_id=item["request_id"]["S"],
+        key_id=item["key_id"]["S"],
+        end_user=text("end_user"),
+        batch_id=text("batch_id"),
+        stream=item["stream"]["BOOL"],
+        model_asked=item["model_asked"]["S"],
+        model_served=item["model_served"]["S"],
+        deployment=item["deployment"]["S"],
+        outcome=outcome,
+        error_code=text("error_code"),
+        usage=Usage(
+            prompt_tokens=number("prompt_tokens"),
+            completion_tokens=number("completion_tokens"),
+            cached_tokens=number("cached_tokens"),
+            cache_write_tokens=number("cache_write_tokens"),
+            reasoning_tokens=number("reasoning_tokens"),
+            estimated=source == "estimated",
+        ),
+        usage_source=source,
+        catalog_version=item["catalog_version"]["S"],
+        rates=Rates(
+            input_pico_usd=price[0],
+            cached_input_pico_usd=price[1],
+            cache_write_pico_usd=price[2],
+            output_pico_usd=price[3],
+            currency=currency,
+            krw_per_usd=number("krw_per_usd") or None,
+        ),
+        cost_pico_usd=number("cost_pico_usd"),
+        maybe_billed_pico_usd=number("maybe_billed_pico_usd"),
+        attempts=tuple(
+            Attempt(
+                deployment=attempt["M"]["deployment"]["S"],
+                result=attempt["M"]["result"]["S"],
+                duration_ms=int(attempt["M"]["duration_ms"]["N"]),
+                maybe_billed=attempt["M"].get("maybe_billed", {}).get("BOOL", False),
+            )
+            for attempt in item["attempts"]["L"]
+        ),
+        first_token_ms=number("first_token_ms") if "first_token_ms" in item else None,
+        latency_ms=number("latency_ms"),
+    )

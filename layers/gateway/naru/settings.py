@@ -1,0 +1,59 @@
+"""What the environment says, read once and checked at start-up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from naru.errors import SettingsError
+
+
+def _zone(name: Any) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+        raise ValueError(f"{name!r} is not a time zone, such as Asia/Seoul") from None
+
+
+def _json_object(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        raise ValueError("is not JSON") from None
+
+
+class Settings(BaseModel):
+    """Each field is the environment variable ``NARU_`` + its name in capitals."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    ledger_table: Annotated[str, Field(min_length=1)]
+    meter_table: Annotated[str, Field(min_length=1)]
+    provider_keys_secret: Annotated[str, Field(min_length=1)]
+    catalog_uri: Annotated[str, Field(pattern=r"^(s3://[^/]+/.+)?$")] = ""
+    provider_base_urls: Annotated[dict[str, str], BeforeValidator(_json_object)] = {}
+    time_zone: Annotated[ZoneInfo, BeforeValidator(_zone)] = ZoneInfo("Asia/Seoul")
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    json_deadline_s: Annotated[float, Field(gt=0, le=890)] = 120.0
+    stream_deadline_s: Annotated[float, Field(gt=0, le=890)] = 840.0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """The settings, checked.
+
+        Raises :class:`~naru.errors.SettingsError`, which names the variable.
+        """
+        given = {
+            name: environment[f"NARU_{name.upper()}"]
+            for name in cls.model_fields
+            if f"NARU_{name.upper()}" in environment
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            problems = "; ".join(f"NARU_{item['loc'][0]}".upper() + f": {item['msg']}" for item in error.errors())
+            raise SettingsError(problems) from None

@@ -1,0 +1,311 @@
+"""OpenAI's wire contract: what a request may look like, and how its usage is read.
+
+A request is checked where the gateway or every provider depends on it, and is then passed on as it came: fields
+that are not named here reach the provider untouched, so a new feature needs no new release of Naru.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+
+from naru.errors import InvalidRequestError
+from naru.pricing import Usage
+
+
+class _Open(BaseModel):
+    # Strict, since "0.7" is not a temperature; unknown fields are not kept here because the raw body is what is sent.
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, hide_input_in_errors=True)
+
+
+def _kind(value: Any) -> str:
+    return "~text" if isinstance(value, str) else "~list" if isinstance(value, list) else "~other"
+
+
+class _Url(_Open):
+    url: Annotated[str, Field(min_length=1)]
+
+
+class _TextPart(_Open):
+    type: Literal["text"]
+    text: str
+
+
+class _ImagePart(_Open):
+    type: Literal["image_url"]
+    image_url: _Url
+
+
+class _OtherPart(_Open):
+    type: str
+
+
+def _part_kind(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return {"text": "~text", "image_url": "~image"}.get(kind, "~other") if isinstance(kind, str) else "~other"
+
+
+_Part = Annotated[
+    Annotated[_TextPart, Tag("~text")] | Annotated[_ImagePart, Tag("~image")] | Annotated[_OtherPart, Tag("~other")],
+    Discriminator(_part_kind),
+]
+# The tag of last resort takes neither: its error says what was expected.
+_TextOrParts = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[Annotated[list[_Part], Field(min_length=1)], Tag("~list")]
+    | Annotated[Annotated[str, Field(description="a string or an array of content parts")], Tag("~other")],
+    Discriminator(_kind),
+]
+_Stop = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[Annotated[list[str], Field(max_length=16)], Tag("~list")]
+    | Annotated[str, Tag("~other")],
+    Discriminator(_kind),
+]
+
+
+class _ToolCallFunction(_Open):
+    name: str
+    arguments: str
+
+
+class _ToolCall(_Open):
+    id: str
+    function: _ToolCallFunction | None = None
+
+
+class _Message(_Open):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: _TextOrParts | None = None
+    name: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class _Function(_Open):
+    name: Annotated[str, Field(min_length=1)]
+    parameters: dict[str, Any] | None = None
+
+
+class _Tool(_Open):
+    type: str
+    function: _Function | None = None
+
+
+class _StreamOptions(_Open):
+    include_usage: bool | None = None
+
+
+class _ResponseFormat(_Open):
+    type: str
+
+
+class ChatRequest(_Open):
+    """The fields of ``POST /chat/completions`` that Naru reads or that every provider checks alike."""
+
+    model: Annotated[str, Field(min_length=1)]
+    messages: Annotated[list[_Message], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    stop: _Stop | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logit_bias: dict[str, float] | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    response_format: _ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+
+    @property
+    def output_limit(self) -> int | None:
+        """The most tokens of one choice that the client will take; None where it does not say."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    @property
+    def end_user(self) -> str | None:
+        """Whom the caller names as its own user."""
+        return self.safety_identifier or self.user
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        """Whether a streaming client asked for the usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+_CHAT_REQUEST = TypeAdapter(ChatRequest)
+
+
+def parse_chat_request(text: str | bytes | None) -> tuple[dict[str, Any], ChatRequest]:
+    """The body as it came, and what Naru reads of it.
+
+    Raises :class:`~naru.errors.InvalidRequestError`; ``param`` names the field, ``messages[0].content`` for one.
+    """
+    body = parse_json_object(text)
+    try:
+        request = _CHAT_REQUEST.validate_python(body)
+    except ValidationError as error:
+        _refuse(error, body)
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequestError(
+            "The 'stream_options' parameter is only allowed when 'stream' is true.", param="stream_options"
+        )
+    return body, request
+
+
+def parse_json_object(text: str | bytes | None) -> dict[str, Any]:
+    """A JSON object that can be sent on.
+
+    Raises :class:`~naru.errors.InvalidRequestError` for anything else, NaN and lone surrogates included.
+    """
+    if not text or not text.strip():
+        raise InvalidRequestError("The request has no body. Send a JSON object with 'model' and 'messages'.")
+    try:
+        # Python reads NaN and Infinity; JSON has neither, and the provider would answer with a riddle.
+        body = json.loads(text, parse_constant=_no_constant)
+        if isinstance(body, dict):
+            compact_json(body)  # finds what could not be sent on: lone surrogates, and 1e999, which is infinite
+            return body
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            "The request holds half of a surrogate pair (\\ud800 to \\udfff), which is not text. Cut strings between "
+            "characters, not between UTF-16 units."
+        ) from None
+    except UnicodeDecodeError:
+        raise InvalidRequestError("The request body is not UTF-8.") from None
+    except RecursionError:
+        raise InvalidRequestError("The request body is nested too deeply.") from None
+    except ValueError as error:
+        where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidRequestError(f"The request body is not valid JSON{where}: check quotes and commas.") from None
+    raise InvalidRequestError("The request body must be a JSON object, such as {\"model\": …, \"messages\": […]}.")
+
+
+def parse_usage(value: Any) -> Usage | None:
+    """What the provider says it will bill; None where it says nothing that can be believed.
+
+    OpenAI counts cached tokens within the prompt's and reasoning tokens within the completion's. Providers that
+    count reasoning apart are recognised by their total.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    prompt_tokens, completion_tokens = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+    if prompt_tokens is None or completion_tokens is None:
+        return None
+    prompt_details, completion_details = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
+    cached_tokens = _detail(prompt_details, "cached_tokens")
+    cache_write_tokens = _detail(prompt_details, "cache_write_tokens")
+    reasoning_tokens = _detail(completion_details, "reasoning_tokens")
+    total_tokens = _count(value.get("total_tokens"))
+    if reasoning_tokens and total_tokens == prompt_tokens + completion_tokens + reasoning_tokens:
+        completion_tokens += reasoning_tokens
+    # A part cannot be larger than the whole: what contradicts itself is billed at the full rate.
+    cached_tokens = min(cached_tokens, prompt_tokens)
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cached_tokens=cached_tokens,
+        cache_write_tokens=min(cache_write_tokens, prompt_tokens - cached_tokens),
+        reasoning_tokens=min(reasoning_tokens, completion_tokens),
+    )
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Usage as OpenAI shows it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            **({"cache_write_tokens": usage.cache_write_tokens} if usage.cache_write_tokens else {}),
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def compact_json(value: Any) -> bytes:
+    """JSON in UTF-8 with no spaces: Korean takes half of what ``\\uXXXX`` takes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 10**9 else None
+
+
+def _detail(details: Any, name: str) -> int:
+    return (_count(details.get(name)) or 0) if isinstance(details, Mapping) else 0
+
+
+_EXPECTED = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "a boolean",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "list_type": "an array",
+}
+_JSON_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "an array", dict: "an object"}
+
+
+def _refuse(error: ValidationError, body: dict[str, Any]) -> NoReturn:
+    """One error, the first, in OpenAI's words."""
+    first = error.errors(include_url=False, include_context=True)[0]
+    path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("~"))]
+    param = ""
+    for part in path:
+        param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "missing":
+        raise InvalidRequestError(
+            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        ) from None
+    if kind in _EXPECTED:
+        expected = _EXPECTED[kind]
+        if kind == "string_type" and path[-1] in {"content", "stop"}:
+            expected = "a string or an array"
+        got = _JSON_NAMES.get(type(_at(body, path)), "null")
+        raise InvalidRequestError(
+            f"Invalid type for '{param}': expected {expected}, but got {got} instead.", param=param, code="invalid_type"
+        ) from None
+    match kind:
+        case "greater_than_equal":
+            message, code = f"it must be at least {context['ge']:g}", "value_below_min"
+        case "less_than_equal":
+            message, code = f"it must be at most {context['le']:g}", "value_above_max"
+        case "literal_error":
+            message, code = f"it must be one of {context['expected']}", "invalid_value"
+        case "too_short" | "string_too_short":
+            message, code = "it must not be empty", "empty_value"
+        case _:
+            message, code = first["msg"].lower(), "invalid_value"
+    raise InvalidRequestError(f"Invalid value for '{param}': {message}.", param=param, code=code) from None
+
+
+def _at(body: Any, path: list[Any]) -> Any:
+    for part in path:
+        body = body[part]
+    return body
