@@ -41,7 +41,7 @@ types: .venv/.ready ## mypy, strict
 	$(RUN) mypy
 
 build: .venv/.ready .venv-sam/.ready ## sam build, then import every handler from nothing but its artifact
-	UV=$(UV) SAM=$(SAM) scripts/build
+	$(RUN) python -m local.build --uv $(UV) --sam $(SAM)
 
 deploy: build ## sam deploy --guided, into your own AWS account
 	$(SAM) deploy --guided --template-file .aws-sam/build/template.yaml

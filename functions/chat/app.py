@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import Any
@@ -30,6 +31,7 @@ _MARGIN_S = 5.0
 
 streaming_runtime.install()
 logger = Logger(service="naru", name="naru")
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line per request, and one of ours says more
 settings = Settings.from_environment(os.environ)
 loop = EventLoop()
 aws = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
@@ -53,12 +55,12 @@ app = APIGatewayRestResolver()
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    app.append_context(request_id=new_request_id(at_ms=time.time_ns() // 10**6), started_s=time.monotonic())
+    app.context = {"request_id": new_request_id(at_ms=time.time_ns() // 10**6), "started_s": time.monotonic()}
     return app.resolve(event, context)
 
 
 @app.post("/chat/completions")
-def create_chat_completion():  # type: ignore[no-untyped-def]  # Powertools would validate an annotated return value
+def create_chat_completion() -> Response[Any]:
     answer = loop.run(
         completions.create(
             Call(
@@ -109,6 +111,6 @@ def unknown_path(_: Exception) -> Response[Any]:
     return http_api.respond_error(error, **app.context)
 
 
-@app.exception_handler(Exception)
+@app.exception_handler(Exception)  # type: ignore[untyped-decorator]
 def failed(error: Exception) -> Response[Any]:
     return http_api.respond_error(error, **app.context)

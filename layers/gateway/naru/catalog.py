@@ -100,6 +100,10 @@ class Deployment(_Strict):
             data = {key: _as_set(value) if key in {"capabilities", "strip"} else value for key, value in data.items()}
         return data
 
+    def link(self, provider: Provider, rates: Rates) -> None:
+        """Called once, when the catalog is read."""
+        self._provider, self._rates = provider, rates
+
     @property
     def at(self) -> Provider:
         """The provider that serves it."""
@@ -154,8 +158,7 @@ class Catalog(_Strict):
                         f"{deployment.name} can answer ({deployment.max_output_tokens})"
                     )
                 seen.add(deployment.name)
-                deployment._provider = provider
-                deployment._rates = deployment.price.rates(self.krw_per_usd)
+                deployment.link(provider, deployment.price.rates(self.krw_per_usd))
         return self
 
     @cached_property

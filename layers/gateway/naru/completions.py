@@ -82,7 +82,7 @@ class _Job:
         """The most that one call to this deployment can cost."""
         return deployment.rates.worst_case_pico_usd(
             prompt_tokens=tokens.upper_bound_prompt(self.body, self.model.tokenizer),
-            completion_tokens=self.output_limit * self.choices,
+            completion_tokens=tokens.upper_bound_completion(self.body, output_limit=self.output_limit),
         )
 
     def headers(self, deployment: Deployment) -> dict[str, str]:
@@ -321,8 +321,7 @@ class Completions:
 
 def _counted(job: _Job, answer: dict[str, Any]) -> tokens.CompletionCounter:
     counter = tokens.CompletionCounter(job.model.tokenizer)
-    for choice in answer["choices"]:
-        counter.feed(choice["message"])
+    counter.feed(answer)
     return counter
 
 

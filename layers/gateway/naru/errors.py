@@ -34,7 +34,7 @@ class NaruError(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: ClassVar[str | None] = None
+    code: str | None = None
     should_retry: ClassVar[bool | None] = None
     """What ``x-should-retry`` says; OpenAI's SDKs obey it. None leaves it to the status."""
 
@@ -52,7 +52,7 @@ class NaruError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.log = log or {}
-        self._code = code
+        self.code = code or self.code
 
     @property
     def http_status(self) -> int:
@@ -66,7 +66,7 @@ class NaruError(Exception):
                 "message": self.message,
                 "type": self.type,
                 "param": self.param,
-                "code": self._code or self.code,
+                "code": self.code,
             }
         }
 

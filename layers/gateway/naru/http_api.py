@@ -36,11 +36,10 @@ def respond(
     headers: Mapping[str, str] | None = None,
 ) -> Response[Any]:
     """An answer with the headers that OpenAI's SDKs read; ``started_s`` is the monotonic time of its request."""
-    streamed = not isinstance(body, bytes)
     return Response(
         status_code=status,
-        content_type=EVENT_STREAM if streamed else JSON,
-        body=body if streamed else body.decode(),
+        content_type=JSON if isinstance(body, bytes) else EVENT_STREAM,
+        body=body.decode() if isinstance(body, bytes) else body,
         headers={
             "x-request-id": request_id,
             "openai-processing-ms": str(round((time.monotonic() - started_s) * 1000)),

@@ -65,16 +65,16 @@ class ChunkRelay:
             raise ErrorChunkError(chunk)
         if not isinstance(choices := chunk.get("choices"), list):
             raise InvalidChunkError
-        reported = chunk.get("usage")
-        if (usage := parse_usage(reported)) is not None:
+        if (usage := parse_usage(chunk.get("usage"))) is not None:
             self.usage = usage
         if not self._head and chunk.get("id"):
             self._head = {key: chunk[key] for key in ("id", "created", "model", "system_fingerprint") if key in chunk}
         changed = self._dialect.answer(chunk)
-        self._remember(changed.get("choices", choices))
+        self.counter.feed(changed)
+        self._remember(choices)
         if not choices:
             return None
-        return self._forwarded(data, chunk, changed, reported)
+        return self._forwarded(data, chunk, changed)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk of a stream whose client asked for usage."""
@@ -88,20 +88,17 @@ class ChunkRelay:
                 raise InvalidChunkError
             if choice.get("finish_reason"):
                 self._finished.add(choice.get("index", 0))
-            if (delta := choice.get("delta")) and isinstance(delta, dict):
-                self.counter.feed(delta)
-                if not self.has_content and any(
-                    delta.get(key) for key in ("content", "reasoning_content", "tool_calls", "refusal", "function_call", "audio")
-                ):
-                    self.has_content = True
+            if not self.has_content and isinstance(delta := choice.get("delta"), dict):
+                self.has_content = any(value for key, value in delta.items() if key != "role")
 
-    def _forwarded(self, data: bytes, chunk: dict[str, Any], changed: dict[str, Any], reported: Any) -> bytes:
-        hides_usage = reported is not None or ("usage" in chunk and not self._show_usage)
-        if not hides_usage and changed is chunk:
-            return data
-        if changed is chunk and reported is None and data.count(_NULL_USAGE) == 1:
-            # A quote inside a JSON string is escaped, so these bytes can only be the field itself.
-            return data.replace(_NULL_USAGE, b"")
+    def _forwarded(self, data: bytes, chunk: dict[str, Any], changed: dict[str, Any]) -> bytes:
+        # With include_usage every chunk says "usage": null but the last; without it none has the field.
+        if changed is chunk and chunk.get("usage") is None:
+            if ("usage" in chunk) == self._show_usage:
+                return data
+            if not self._show_usage and data.count(_NULL_USAGE) == 1:
+                # A quote inside a JSON string is escaped, so these bytes can only be the field itself.
+                return data.replace(_NULL_USAGE, b"")
         shown = {key: value for key, value in changed.items() if key != "usage"}
         if self._show_usage:
             shown["usage"] = None

@@ -30,7 +30,7 @@ from naru.errors import (
 )
 from naru.provider_keys import ProviderKeys
 from naru.retry import retry_after_s
-from naru.sse import Decoder, EventTooLargeError
+from naru.sse import Decoder, Event, EventTooLargeError
 from naru.wire import compact_json
 
 Again = Literal["same", "elsewhere", "never"]
@@ -189,7 +189,7 @@ class EventStream:
         self._response = response
         self._chunks: AsyncIterator[bytes] = response.aiter_bytes()
         self._decoder = Decoder()
-        self._ready: list[bytes] = []
+        self._ready: list[Event] = []
         self._ended = False
 
     async def peek(self, timeout_s: float) -> None:
@@ -198,8 +198,8 @@ class EventStream:
         if first is None:
             raise _protocol_failure(self._deployment, "its stream ended before it began")
         if (payload := _json_of(first)) and isinstance(payload, dict) and payload.get("error"):
-            raise _fault_failure(self._deployment, dialects.for_name(self._deployment.at.dialect).error(200, {}, payload))
-        self._ready.insert(0, first)
+            raise self._reported(payload)
+        self._ready.insert(0, Event(first))
 
     @property
     def silence_s(self) -> float:
@@ -212,7 +212,13 @@ class EventStream:
         Raises :class:`AttemptFailedError` when nothing comes within ``timeout_s`` or the stream breaks.
         """
         try:
-            while not self._ready:
+            while True:
+                while self._ready:
+                    event = self._ready.pop(0)
+                    if event.event == "error":
+                        raise self._reported(_json_of(event.data))
+                    if event.event != "ping":
+                        return event.data
                 if self._ended:
                     return None
                 try:
@@ -227,7 +233,11 @@ class EventStream:
             raise _transport_failure(self._deployment, error) from error
         except EventTooLargeError as error:
             raise _protocol_failure(self._deployment, "one event of its stream is too large") from error
-        return self._ready.pop(0)
+
+    def _reported(self, payload: Any) -> AttemptFailedError:
+        """An error that the provider reports inside its stream."""
+        dialect = dialects.for_name(self._deployment.at.dialect)
+        return _fault_failure(self._deployment, dialect.error(httpx.codes.OK, {}, payload))
 
     async def aclose(self) -> None:
         """Gives the connection back, or drops it where the answer has not been read to its end."""
@@ -287,7 +297,7 @@ def _fault_failure(
     error: NaruError
     match fault.kind:
         case "parameter" | "context_length" | "content_filter" | "other" if 400 <= status < 500 or status == 200:
-            shown = status if status >= 400 else 400
+            shown = max(status, 400)
             error = ProviderRejectedError(fault.message, status=shown, param=fault.param, code=fault.code)
             return AttemptFailedError(result, error, "never")
         case "not_found":
@@ -304,7 +314,8 @@ def _fault_failure(
             )
             again = "elsewhere"
         case "rate_limited" | "overloaded":
-            error = UpstreamRateLimitedError(
+            kind = UpstreamRateLimitedError if status == httpx.codes.TOO_MANY_REQUESTS else UpstreamUnavailableError
+            error = kind(
                 f"The provider of {deployment.name} is at its limit, and was when it was asked again. Try again later.",
                 retry_after_s=wait_s,
                 log={"reason": fault.message},

@@ -194,7 +194,7 @@ def parse_json_object(text: str | bytes | None) -> dict[str, Any]:
     except ValueError as error:
         where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InvalidRequestError(f"The request body is not valid JSON{where}: check quotes and commas.") from None
-    raise InvalidRequestError("The request body must be a JSON object, such as {\"model\": …, \"messages\": […]}.")
+    raise InvalidRequestError('The request body must be a JSON object, such as {"model": …, "messages": […]}.')
 
 
 def parse_usage(value: Any) -> Usage | None:

@@ -1,0 +1,339 @@
+"""OpenAI's dialect, which most providers speak; the catalog says how much of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from naru.dialects import FaultKind, ProviderFault
+from naru.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from naru.catalog import Capability, Deployment
+
+LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
+
+_MESSAGE_CHARS = 500
+_EXTRAS = frozenset({"latency_ms", "cost_usd", "cost"})  # other people's accounting, in the answer or its usage
+_NOT_PRINTABLE = re.compile(
+    r"[\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]+"
+)
+
+# Codes and types in lower case: OpenAI's, Azure's, Anthropic's and Google's, since gateways pass them through.
+_KIND_OF_CODE: dict[str, FaultKind] = {
+    "context_length_exceeded": "context_length",
+    "content_filter": "content_filter",
+    "content_policy_violation": "content_filter",
+    "invalid_prompt": "content_filter",
+    "moderation_blocked": "content_filter",
+    "responsibleaipolicyviolation": "content_filter",
+    "insufficient_quota": "quota",
+    "billing_hard_limit_reached": "quota",
+    "billing_not_active": "quota",
+    "billing_error": "quota",
+    "invalid_api_key": "key",
+    "account_deactivated": "key",
+    "authentication_error": "key",
+    "permission_error": "key",
+    "permission_denied": "key",
+    "unauthenticated": "key",
+    "model_not_found": "not_found",
+    "deploymentnotfound": "not_found",
+    "not_found_error": "not_found",
+    "not_found": "not_found",
+    "rate_limit_exceeded": "rate_limited",
+    "rate_limit_error": "rate_limited",
+    "resource_exhausted": "rate_limited",
+    "requests": "rate_limited",
+    "tokens": "rate_limited",
+    "overloaded_error": "overloaded",
+    "engine_overloaded": "overloaded",
+    "server_overloaded": "overloaded",
+    "service_unavailable": "overloaded",
+    "slow_down": "overloaded",
+    "unavailable": "overloaded",
+    "timeout": "timeout",
+    "timeout_error": "timeout",
+    "deadline_exceeded": "timeout",
+    "server_error": "server",
+    "internal_error": "server",
+    "api_error": "server",
+    "internal": "server",
+    "invalid_argument": "parameter",
+}
+_KIND_OF_STATUS: dict[int, FaultKind] = {
+    400: "parameter",
+    401: "key",
+    402: "quota",
+    403: "key",
+    404: "not_found",
+    405: "not_found",
+    408: "timeout",
+    413: "parameter",
+    415: "parameter",
+    422: "parameter",
+    429: "rate_limited",
+    503: "overloaded",
+    504: "timeout",
+    522: "timeout",
+    524: "timeout",
+    529: "overloaded",
+}
+
+
+# ── Requests ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def request_body(body: Mapping[str, Any], *, deployment: Deployment, output_limit: int) -> dict[str, Any]:
+    """See :class:`naru.dialects.Dialect`."""
+    translated = {name: value for name, value in body.items() if name not in deployment.strip}
+    refuse_content(translated, deployment)
+    refuse_tools(translated, deployment)
+    _refuse_other_abilities(translated, deployment)
+    address(translated, body, deployment=deployment, output_limit=output_limit)
+    return translated
+
+
+def address(translated: dict[str, Any], body: Mapping[str, Any], *, deployment: Deployment, output_limit: int) -> None:
+    """Write into ``translated`` what the gateway decides: the model, the output limit, the wish for usage."""
+    if output_limit > deployment.max_output_tokens:
+        raise unsupported(
+            f"{deployment.upstream_model} answers at most {deployment.max_output_tokens} tokens, and {output_limit} "
+            "were asked for. Ask for fewer.",
+            param=limit_param(body, deployment),
+            value=True,
+        )
+    translated["model"] = deployment.upstream_model
+    for name in LIMIT_FIELDS:
+        translated.pop(name, None)
+    translated[deployment.output_limit_field] = output_limit
+    options = translated.get("stream_options")
+    if options is not None and not isinstance(options, Mapping):
+        return  # the provider will say what is wrong with it
+    if translated.get("stream") is True and deployment.stream_usage and "stream_options" not in deployment.strip:
+        translated["stream_options"] = {**(options or {}), "include_usage": True}
+    elif options is not None and "include_usage" in options and not deployment.stream_usage:
+        translated.pop("stream_options")
+        if kept := {name: value for name, value in options.items() if name != "include_usage"}:
+            translated["stream_options"] = kept
+
+
+def limit_param(body: Mapping[str, Any], deployment: Deployment) -> str:
+    """The field in which the client states the output limit, or could have."""
+    return next((name for name in LIMIT_FIELDS if body.get(name) is not None), deployment.output_limit_field)
+
+
+def unsupported(message: str, *, param: str, value: bool = False) -> InvalidRequestError:
+    """The refusal of a field, or of the value it has."""
+    return InvalidRequestError(message, param=param, code="unsupported_value" if value else "unsupported_parameter")
+
+
+def content_parts(body: Mapping[str, Any]) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    """Content parts with the indices of their message and of themselves; what has no such shape is passed over."""
+    messages = body.get("messages")
+    for i, message in enumerate(messages if isinstance(messages, list) else []):
+        content = message.get("content") if isinstance(message, dict) else None
+        for j, part in enumerate(content if isinstance(content, list) else []):
+            if isinstance(part, dict):
+                yield i, j, part
+
+
+def refuse_content(body: Mapping[str, Any], deployment: Deployment) -> None:
+    """Raise for images, audio and files that the deployment does not take."""
+    for i, j, part in content_parts(body):
+        param = f"messages[{i}].content[{j}]"
+        match part.get("type"):
+            case "image_url":
+                _need(deployment, "vision", "images", param, "Describe the image in text")
+            case "input_audio":
+                _need(deployment, "audio", "audio", param, "Transcribe it first")
+            case "file":
+                # One page may cost as much as an image and a small file can have thousands: no bound, no admission.
+                raise unsupported(
+                    "Files are not supported, since what they cost cannot be bounded beforehand. Put the file's text "
+                    "into the message, or its pages as images.",
+                    param=param,
+                )
+            case _:
+                pass
+
+
+def refuse_tools(body: Mapping[str, Any], deployment: Deployment) -> None:
+    """Raise for tools that the deployment cannot call."""
+    for name in ("tools", "functions"):
+        if body.get(name):
+            _need(deployment, "tools", "tools", name, "Leave them out")
+
+
+def refuse_choices(body: Mapping[str, Any], deployment: Deployment) -> None:
+    """Raise for ``n`` that the deployment does not do."""
+    if body.get("n") not in (None, 1):
+        _need(deployment, "multiple_choices", "n other than 1", "n", "Send the request several times")
+
+
+def _refuse_other_abilities(body: Mapping[str, Any], deployment: Deployment) -> None:
+    refuse_choices(body, deployment)
+    response_format = body.get("response_format")
+    match response_format.get("type") if isinstance(response_format, dict) else None:
+        case "json_schema":
+            _need(deployment, "json_schema", "a JSON schema", "response_format", "Ask for JSON in the prompt")
+        case "json_object":
+            _need(deployment, "json_object", "JSON mode", "response_format", "Ask for JSON in the prompt")
+        case _:
+            pass
+    modalities = body.get("modalities")
+    if isinstance(modalities, list) and "audio" in modalities:
+        _need(deployment, "audio", "audio", "modalities", 'Ask for ["text"]')
+    if body.get("audio") is not None:
+        _need(deployment, "audio", "audio", "audio", "Leave it out")
+    if body.get("web_search_options") is not None:
+        raise unsupported(
+            "Web search is not supported, since it is billed by the search and not by the token. Search first, and "
+            "put the results into a message.",
+            param="web_search_options",
+        )
+    if body.get("service_tier") in ("priority", "fast"):
+        raise unsupported(
+            "Only the standard service tier is supported: the dearer ones are not in the price list that requests are "
+            "accounted by. Leave service_tier out.",
+            param="service_tier",
+            value=True,
+        )
+
+
+def _need(deployment: Deployment, capability: Capability, what: str, param: str, advice: str) -> None:
+    if capability not in deployment.capabilities:
+        raise unsupported(
+            f"{deployment.upstream_model} does not take {what}. {advice}, or choose a model that does.", param=param
+        )
+
+
+# ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answer(payload: dict[str, Any]) -> dict[str, Any]:
+    """See :class:`naru.dialects.Dialect`."""
+    changed: dict[str, Any] = {}
+    usage = payload.get("usage")
+    if isinstance(usage, dict) and not _EXTRAS.isdisjoint(usage):
+        changed["usage"] = {name: value for name, value in usage.items() if name not in _EXTRAS}
+    choices = payload.get("choices")
+    if isinstance(choices, list):
+        normal = [_choice(choice) for choice in choices]
+        if any(new is not old for new, old in zip(normal, choices, strict=True)):
+            changed["choices"] = normal
+    if not changed and _EXTRAS.isdisjoint(payload):
+        return payload
+    return {name: changed.get(name, value) for name, value in payload.items() if name not in _EXTRAS}
+
+
+def _choice(choice: Any) -> Any:
+    if isinstance(choice, dict):
+        for where in ("delta", "message"):
+            said = choice.get(where)
+            if isinstance(said, dict) and "thinking_content" in said:
+                renamed = {name: value for name, value in said.items() if name != "thinking_content"}
+                if not renamed.get("reasoning_content"):
+                    renamed["reasoning_content"] = said["thinking_content"]
+                choice = {**choice, where: renamed}
+    return choice
+
+
+# ── Errors ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def error(status: int, headers: Mapping[str, str], payload: Any) -> ProviderFault:
+    """See :class:`naru.dialects.Dialect`."""
+    return fault(status, headers, payload, {})
+
+
+def fault(status: int, headers: Mapping[str, str], payload: Any, kinds: Mapping[str, FaultKind]) -> ProviderFault:
+    """What an error answer means, where ``kinds`` are a dialect's own codes."""
+    if isinstance(payload, list) and payload:
+        payload = payload[0]  # Google wraps its error into a list
+    message, code, param, labels = _read(payload)
+    known = {**_KIND_OF_CODE, **kinds}
+    kind = next((known[label] for label in labels if label in known), None)
+    if kind is None:
+        kind = _kind_of_status(status if status >= 400 else _status_in(labels))
+    return ProviderFault(
+        message=clean(message) or f"The provider answered with status {status} and no message.",
+        code=clean(code, 64) or None,
+        param=clean(param, 200) or None,
+        kind=kind,
+        retry_after_s=_retry_after_s(headers, kind),
+    )
+
+
+def clean(text: Any, limit: int = _MESSAGE_CHARS) -> str:
+    """Foreign text made fit to pass on: one line, printable, not longer than ``limit``; a web page says nothing."""
+    if isinstance(text, bool) or not isinstance(text, (str, int)):
+        return ""
+    line = _NOT_PRINTABLE.sub(" ", str(text)[: 8 * limit]).strip()
+    if line.startswith("<"):
+        return ""
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _read(payload: Any) -> tuple[Any, Any, Any, list[str]]:
+    """Message, code, param, and everything by which the kind may be known, the most telling first."""
+    if isinstance(payload, (bytes, bytearray)):
+        payload = bytes(payload[: 16 * _MESSAGE_CHARS]).decode("utf-8", "replace")
+    if not isinstance(payload, dict):
+        return payload, None, None, []
+    inner = next((payload[key] for key in ("error", "status") if isinstance(payload.get(key), dict)), payload)
+    message = inner.get("message") or next((payload[k] for k in ("error", "message", "detail") if payload.get(k)), None)
+    labels = [clean(inner.get(key), 64).lower() for key in ("code", "status", "type")]
+    return message, inner.get("code"), inner.get("param"), [label for label in labels if label]
+
+
+def _kind_of_status(status: int) -> FaultKind:
+    return _KIND_OF_STATUS.get(status) or ("server" if 500 <= status <= 599 else "other")
+
+
+def _status_in(labels: list[str]) -> int:
+    # An error inside a stream that began with 200: its code may be an HTTP status, or NAVER's, which begins with one.
+    return next((int(label[:3]) for label in labels if re.fullmatch(r"[45]\d\d(\d\d)?", label)), 0)
+
+
+def _retry_after_s(headers: Mapping[str, str], kind: FaultKind) -> float | None:
+    lower = {str(name).lower(): str(value).strip() for name, value in headers.items()}
+    if (milliseconds := _number(lower.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
+    if retry_after := lower.get("retry-after"):
+        seconds = _number(retry_after)
+        return _until(retry_after) if seconds is None else seconds
+    if kind != "rate_limited":
+        return None
+    # CLOVA Studio sends no Retry-After, only when its two allowances are whole again.
+    resets = [
+        _duration_s(lower.get(f"x-ratelimit-reset-{what}"))
+        for what in ("requests", "tokens")
+        if _number(lower.get(f"x-ratelimit-remaining-{what}")) in (None, 0)
+    ]
+    return max((seconds for seconds in resets if seconds is not None), default=None)
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text is not None and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) else None
+
+
+def _duration_s(text: str | None) -> float | None:
+    """``6s``, ``12ms``, ``1m30.5s``; a bare number is seconds."""
+    if text is None or (seconds := _number(text)) is not None:
+        return None if text is None else seconds
+    if not re.fullmatch(r"(\d{1,9}(\.\d{1,9})?(ms|s|m|h))+", text, re.ASCII):
+        return None
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", text))
+
+
+def _until(date: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # rare, and slow to import
+
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,325 @@
+"""Tokens without a tokenizer: a bound that is never too low, and an estimate for usage that nobody reported.
+
+**Why bytes bound tokens.** A byte-level BPE (cl100k, o200k, HyperCLOVA X) starts from single bytes and only ever
+merges them; a SentencePiece model with byte fallback (Gemini) spends at most one token per byte of a character that it
+does not know. Neither can make more tokens than there are UTF-8 bytes. What can is text that the tokenizer rewrites
+first: Claude's last published tokenizer applied NFKC, in which one character of 3 bytes can become 18. So where no
+tokenizer is published, the larger of the text and its NFKC form counts. What a provider adds around text - role
+markers, separators, a dummy prefix - is covered by constants several times larger than any published figure. JSON
+counts with everything outside ASCII escaped, since some chat templates render tools that way.
+
+**What has no bound:** search results that a provider fetches, and the pages of a file; no dialect lets those pass. A
+caller may lower a bound to the deployment's context window: what does not fit there is refused, not billed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from naru.catalog import Tokenizer
+
+# Published: 3 to 4 tokens a message, 1 a name, 3 a reply (OpenAI cookbook, "How to count tokens with tiktoken").
+_REQUEST_BOUND = 64
+_MESSAGE_BOUND = 16
+_PART_BOUND = 8
+_TOOL_CALL_BOUND = 32
+# Published: Claude adds up to 530 for the first tool (Anthropic, "Tool use", pricing), OpenAI about 20 a function.
+_FIRST_TOOL_BOUND = 1_024
+_TOOL_BOUND = 64
+
+_REQUEST_ESTIMATE = 3
+_MESSAGE_ESTIMATE = 4
+_LOW_DETAIL_ESTIMATE = 85  # GPT-4o and 4.1
+
+# Top-level fields that never reach the prompt. Whatever is not named here counts, known or not.
+_NOT_PROMPT = frozenset(
+    {
+        "audio", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages",
+        "metadata", "modalities", "model", "moderation", "n", "parallel_tool_calls", "prediction", "presence_penalty",
+        "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "safety_identifier",
+        "seed", "service_tier", "stop", "store", "stream", "stream_options", "temperature", "top_logprobs", "top_p",
+        "user", "verbosity",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Milli-tokens per character for estimates; tokens per image, whose size nobody knows here."""
+
+    hangul: int
+    other: int
+    image_estimate: int
+    image_bound: int
+    alphanumeric: int = 250
+    space: int = 100
+    low_detail_bound: int | None = None
+    """None where ``detail`` changes nothing, or not enough to be worth a rule."""
+    rewrites: bool = False
+    """Whether the tokenizer may rewrite text before it cuts it."""
+
+
+# An estimate may not exceed the bound: no factor above 1,000 for what can be one byte, none above 2,000 elsewhere.
+# Hangul: cl100k 0.95-1.05 and o200k 0.54-0.55 a syllable, measured. HyperCLOVA X has no official figure; NAVER's
+# guide says that a Korean word is usually 1 to 2 tokens, cut at its morphemes, and a vocabulary made for Korean should
+# not do worse than o200k: the upper end of that errs towards the invoice. Claude and unknown: cl100k's upper end, for
+# the same reason. Gemini: between the two, with a vocabulary of 256,000. English: OpenAI's "four characters a token".
+#
+# Images, the dearest documented rule of any model with that tokenizer:
+#   OpenAI tiles: at most 2 x 4 of them after scaling to 2,048 and 768. GPT-4 Turbo, 4o, 4.1: 85 + 8 x 170 = 1,445;
+#   GPT-4o mini 2,833 + 8 x 5,667 = 48,169, low detail 2,833. Models that count 32-pixel patches stay below that up to
+#   40,000 patches x 1.2, about 6,400 x 6,400 pixels.
+#   Claude: 28-pixel patches, at most 4,784 since Opus 4.7 (about 1,600 before).
+#   Gemini: 258 a tile of at least 256 pixels, at most 2 x 12 of them within 3,072 pixels: 6,192; one more for luck.
+#   HyperCLOVA X: no rule is published. Sides of at most 2,240 pixels in patches of 28, as in the vision encoder of the
+#   open HyperCLOVA X models, are 6,400.
+_FAMILIES: dict[str, _Family] = {
+    "cl100k": _Family(hangul=1_050, other=1_000, image_estimate=765, image_bound=1_445),
+    "o200k": _Family(hangul=550, other=700, image_estimate=765, image_bound=48_169, low_detail_bound=2_833),
+    "hyperclova": _Family(hangul=550, other=800, image_estimate=1_024, image_bound=6_400),
+    "claude": _Family(hangul=1_050, other=1_000, image_estimate=1_590, image_bound=4_784, rewrites=True),
+    "gemini": _Family(hangul=700, other=800, image_estimate=1_032, image_bound=6_450, rewrites=True),
+    "unknown": _Family(hangul=1_050, other=1_000, image_estimate=1_590, image_bound=48_169, rewrites=True),
+}
+
+_Kind = Literal["text", "json", "image", "message", "part", "tool_call", "tools", "tool"]
+_NOT_HANGUL = re.compile(r"[^\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7a3\ud7b0-\ud7ff]+")
+_NOT_ALPHANUMERIC = re.compile("[^0-9A-Za-z]+")
+_NOT_SPACE = re.compile(r"\S+")
+
+
+def upper_bound_prompt(body: Mapping[str, Any], tokenizer: Tokenizer, *, image_tokens: int | None = None) -> int:
+    """The most prompt tokens that a chat request can be billed for.
+
+    ``image_tokens`` replaces the family's bound for one image, where more is known about the model.
+    """
+    family = _FAMILIES[tokenizer]
+    bound = _REQUEST_BOUND
+    for kind, value in _walk(body):
+        match kind:
+            case "text":
+                bound += _text_bound(value, family)
+            case "json":
+                bound += len(json.dumps(value))
+            case "image":
+                bound += _image_bound(value, family) if image_tokens is None else image_tokens
+            case "message":
+                bound += _MESSAGE_BOUND
+            case "part":
+                bound += _PART_BOUND
+            case "tool_call":
+                bound += _TOOL_CALL_BOUND
+            case "tools":
+                bound += _FIRST_TOOL_BOUND
+            case "tool":
+                bound += _TOOL_BOUND
+    return bound
+
+
+def upper_bound_completion(body: Mapping[str, Any], *, output_limit: int) -> int:
+    """The most completion tokens that a chat request can be billed for: every choice may use the whole limit, and the
+    tokens of a prediction that turn out wrong are billed as output.
+    """
+    n = body.get("n")
+    choices = n if isinstance(n, int) and n > 1 else 1
+    prediction = body.get("prediction")
+    return choices * (output_limit + (0 if prediction is None else len(json.dumps(prediction))))
+
+
+def estimate(text: str, tokenizer: Tokenizer) -> int:
+    """About how many tokens ``text`` is, rounded up; never more than its UTF-8 bytes."""
+    return _up(_milli_tokens(text, _FAMILIES[tokenizer]))
+
+
+def estimate_prompt(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
+    """About how many tokens a provider counts for the prompt; never more than :func:`upper_bound_prompt`."""
+    family = _FAMILIES[tokenizer]
+    milli = 1_000 * _REQUEST_ESTIMATE
+    for kind, value in _walk(body):
+        match kind:
+            case "text":
+                milli += _milli_tokens(value, family)
+            case "json":
+                milli += _milli_tokens(json.dumps(value, ensure_ascii=False, separators=(",", ":")), family)
+            case "image":
+                milli += 1_000 * _image_estimate(value, family)
+            case "message":
+                milli += 1_000 * _MESSAGE_ESTIMATE
+            case _:
+                pass  # their words are counted, their wrapping is small
+    return _up(milli)
+
+
+class CompletionCounter:
+    """Estimates the completion tokens of an answer, chunk by chunk, for a stream that ends without usage.
+
+    Takes JSON answers too. Like OpenAI's figures, ``completion_tokens`` includes ``reasoning_tokens``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._family = _FAMILIES[tokenizer]
+        self._answers: dict[Any, int] = {}  # milli-tokens by the index of the choice
+        self._reasoning: dict[Any, int] = {}
+
+    def feed(self, chunk: Mapping[str, Any]) -> None:
+        """Count one chunk; what is not shaped like one counts nothing."""
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            return
+        for choice in choices:
+            if not isinstance(choice, dict):
+                continue
+            delta = choice.get("delta") or choice.get("message")
+            if not isinstance(delta, dict):
+                continue
+            index = choice.get("index")
+            key = index if isinstance(index, int) else 0
+            for name, value in delta.items():
+                if not value:
+                    continue
+                if name in {"content", "refusal"}:
+                    self._add(self._answers, key, value)
+                elif name in {"reasoning_content", "thinking_content", "reasoning"}:
+                    self._add(self._reasoning, key, value)
+                elif name == "tool_calls" and isinstance(value, list):
+                    for call in value:
+                        if isinstance(call, dict):
+                            self._add_call(key, call.get("function") or call.get("custom"))
+                elif name == "function_call":
+                    self._add_call(key, value)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Of all choices, reasoning included."""
+        return sum(map(_up, self._answers.values())) + self.reasoning_tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of all choices."""
+        return sum(map(_up, self._reasoning.values()))
+
+    def _add(self, to: dict[Any, int], key: int, text: Any) -> None:
+        if isinstance(text, str):
+            to[key] = to.get(key, 0) + _milli_tokens(text, self._family)
+
+    def _add_call(self, key: int, function: Any) -> None:
+        if isinstance(function, dict):
+            for field in ("name", "arguments", "input"):
+                self._add(self._answers, key, function.get(field))
+
+
+def _walk(body: Mapping[str, Any]) -> Iterator[tuple[_Kind, Any]]:
+    """Everything in a request that a provider may turn into prompt tokens, in pieces that are counted alike."""
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        for message in messages:
+            yield "message", None
+            yield from _walk_message(message)
+    elif messages is not None:
+        yield "json", messages
+    for name, value in body.items():
+        if name in _NOT_PROMPT or value is None:
+            continue
+        if name in {"tools", "functions"} and isinstance(value, list):
+            if value:
+                yield "tools", None
+            for tool in value:
+                yield "tool", None
+                yield "json", tool
+        else:
+            yield "part", None
+            yield "json", {name: value}
+
+
+def _walk_message(message: Any) -> Iterator[tuple[_Kind, Any]]:
+    if not isinstance(message, dict):
+        yield "json", message
+        return
+    for name, value in message.items():
+        if value is None:
+            continue
+        if name == "content" and isinstance(value, list):
+            for part in value:
+                yield "part", None
+                yield from _walk_part(part)
+        elif isinstance(value, str):
+            yield "part", None
+            yield "text", value
+        else:
+            if name == "tool_calls" and isinstance(value, list):
+                for _ in value:
+                    yield "tool_call", None
+            yield "json", {name: value}
+
+
+def _walk_part(part: Any) -> Iterator[tuple[_Kind, Any]]:
+    if isinstance(part, dict):
+        match part.get("type"):
+            case "text" if isinstance(part.get("text"), str):
+                yield "text", part["text"]
+                return
+            case "image_url" if isinstance(part.get("image_url"), (dict, str)) and not _is_other_media(part):
+                yield "image", part["image_url"]
+                return
+            case _:
+                pass
+    # Audio among them: no provider makes more than one token of a byte of it, and base64 is a third longer than that.
+    yield "json", part
+
+
+def _is_other_media(part: Mapping[str, Any]) -> bool:
+    # Some providers take a video or a document in the place of an image.
+    image = part["image_url"]
+    url = image.get("url") if isinstance(image, dict) else image
+    return isinstance(url, str) and url[:5].lower() == "data:" and url[5:11].lower() != "image/"
+
+
+def _is_low_detail(image: Any) -> bool:
+    return isinstance(image, dict) and image.get("detail") == "low"
+
+
+def _image_bound(image: Any, family: _Family) -> int:
+    if family.low_detail_bound is not None and _is_low_detail(image):
+        return family.low_detail_bound
+    return family.image_bound
+
+
+def _image_estimate(image: Any, family: _Family) -> int:
+    if family.low_detail_bound is not None and _is_low_detail(image):
+        return _LOW_DETAIL_ESTIMATE
+    return family.image_estimate
+
+
+def _text_bound(text: str, family: _Family) -> int:
+    if text.isascii():
+        return len(text)
+    bound = _utf8_bytes(text)
+    if family.rewrites and not unicodedata.is_normalized("NFKC", text):
+        bound = max(bound, _utf8_bytes(unicodedata.normalize("NFKC", text)))
+    return bound
+
+
+def _utf8_bytes(text: str) -> int:
+    # JSON can smuggle in half a surrogate pair; a provider replaces it by a character of as many bytes.
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _milli_tokens(text: str, family: _Family) -> int:
+    length = len(text)
+    hangul = 0 if text.isascii() else len(_NOT_HANGUL.sub("", text))
+    if hangul == length:
+        return hangul * family.hangul
+    alphanumeric = len(_NOT_ALPHANUMERIC.sub("", text))
+    space = len(_NOT_SPACE.sub("", text))
+    other = length - hangul - alphanumeric - space
+    return hangul * family.hangul + alphanumeric * family.alphanumeric + space * family.space + other * family.other
+
+
+def _up(milli: int) -> int:
+    return -(-milli // 1_000)

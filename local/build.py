@@ -1,0 +1,117 @@
+"""``make build``: sam build, then the check that the artifact is complete.
+
+The emulator runs functions with the developer's own packages, so a requirement that is missing from the layer stays
+hidden there. Here every handler is imported by Lambda's Python with nothing but its artifact and boto3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from samtranslator.yaml_helper import yaml_parse
+
+ROOT = Path(__file__).parent.parent
+BUILD, CHECK = ROOT / ".aws-sam/build", ROOT / ".aws-sam/check"
+MACHINE = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]
+LAMBDA_PYTHON = "3.13"
+
+_IMPORT = """
+import os, sys
+sys.path[:0] = sys.argv[1:]
+os.environ |= {"AWS_DEFAULT_REGION": "ap-northeast-2", "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+import app
+assert callable(app.lambda_handler)
+where = {name: module.__file__ for name, module in sys.modules.items() if getattr(module, "__file__", None)}
+print(sum(path.startswith(sys.argv[2]) for path in where.values()), "modules of the layer in use")
+"""
+
+
+def main() -> int:
+    """Builds, checks and says how large the layer is."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--uv", required=True)
+    parser.add_argument("--sam", required=True)
+    options = parser.parse_args()
+    python = subprocess.run(
+        [options.uv, "python", "find", LAMBDA_PYTHON], capture_output=True, text=True, check=False, cwd=ROOT
+    ).stdout.strip()
+    if not python:
+        print(
+            f"make build needs Python {LAMBDA_PYTHON}, as Lambda runs it: {options.uv} python install {LAMBDA_PYTHON}",
+            file=sys.stderr,
+        )
+        return 1
+    _sam_build(options.sam, BUILD, python)
+    checked = BUILD
+    if MACHINE != "arm64":
+        _sam_build(options.sam, CHECK, python, "--parameter-overrides", f"Architecture={MACHINE}")
+        checked = CHECK
+    template = yaml_parse((ROOT / "template.yaml").read_text())
+    with TemporaryDirectory() as folder:
+        clean = Path(folder)
+        subprocess.run([options.uv, "venv", "--quiet", "--python", python, str(clean / "venv")], check=True)
+        interpreter = str(clean / "venv/bin/python")
+        subprocess.run([options.uv, "pip", "install", "--quiet", "--python", interpreter, "boto3"], check=True)
+        for name, resource in template["Resources"].items():
+            if resource["Type"] == "AWS::Serverless::Function":
+                _import_handler(interpreter, checked, name, resource)
+    size = sum(file.stat().st_size for file in (BUILD / "GatewayLayer").rglob("*") if file.is_file())
+    print(f"layer: {size / 1e6:.1f} MB, {_zipped_bytes(BUILD / 'GatewayLayer') / 1e6:.1f} MB zipped")
+    return 0
+
+
+def _sam_build(sam: str, target: Path, python: str, *options: str) -> None:
+    environment = os.environ | {"PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [str(Path(sam).absolute()), "build", "--build-dir", str(target), *options],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\n{done.stderr}\nsam build failed")
+
+
+def _import_handler(interpreter: str, build: Path, name: str, resource: dict[str, Any]) -> None:
+    """Imports a handler in a process that sees only its artifact; a missing package ends the build."""
+    variables = {
+        "NARU_LEDGER_TABLE": "ledger",
+        "NARU_METER_TABLE": "meter",
+        "NARU_PROVIDER_KEYS_SECRET": "keys",
+        **{
+            key: str(value) for key, value in resource["Properties"].get("Environment", {}).get("Variables", {}).items()
+        },
+    }
+    done = subprocess.run(
+        [interpreter, "-I", "-c", _IMPORT, str(build / name), str(build / "GatewayLayer/python")],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{name} cannot be imported from its artifact:\n{done.stderr}")
+    print(f"{name}: imported from its artifact, {done.stdout.strip()}")
+
+
+def _zipped_bytes(folder: Path) -> int:
+    with TemporaryDirectory() as target:
+        archive = Path(target) / "layer.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+            for file in folder.rglob("*"):
+                out.write(file, file.relative_to(folder))
+        return archive.stat().st_size
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""The stack's tables in moto, made from template.yaml, so that tests cannot drift from what is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from moto import mock_aws
+from samtranslator.yaml_helper import yaml_parse
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+TEMPLATE: dict[str, Any] = yaml_parse((Path(__file__).parent.parent / "template.yaml").read_text(encoding="utf-8"))
+
+
+@contextmanager
+def tables(*names: str) -> Iterator[DynamoDBClient]:
+    """A DynamoDB client that sees these tables of the template, called by their logical names."""
+    with mock_aws():
+        client = boto3.client(
+            "dynamodb",
+            region_name="ap-northeast-2",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+        for name in names:
+            properties = TEMPLATE["Resources"][name]["Properties"]
+            client.create_table(
+                TableName=name, **{key: properties[key] for key in ("AttributeDefinitions", "KeySchema", "BillingMode")}
+            )
+        yield client

@@ -1,0 +1,591 @@
+"""The use case against a provider that misbehaves on request: what the client gets, what the ledger says, and whether
+that is what the provider billed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from botocore.stub import Stubber
+
+from local.simulated_model import BillRow, Config, Latency, ThreadedModel, run_in_thread
+from naru import catalog
+from naru.catalog_source import CatalogSource
+from naru.completions import Call, Completions
+from naru.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    NaruError,
+    ProviderRejectedError,
+    UpstreamProtocolError,
+    UpstreamRateLimitedError,
+    UpstreamRefusedKeyError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+)
+from naru.keys import hash_secret
+from naru.ledger import Attempt, Ledger, Row, from_item
+from naru.meter import Meters
+from naru.provider_keys import ProviderKeys
+from naru.request_ids import new_request_id
+from naru.retry import RetryPolicy
+from naru.upstream import Upstream, new_http_client
+from tests.moto_tables import tables
+
+OMNI = "hyperclova-x-omni"
+SEOUL = ZoneInfo("Asia/Seoul")
+
+
+class _Secret(ProviderKeys):
+    """Provider keys without Secrets Manager: the fields of the secret."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        self._client = self  # type: ignore[assignment]
+        self._secret_id = "the-secret"
+        self._keys = {}
+        self._read_at_s = float("-inf")
+        self.fields = fields
+
+    def get_secret_value(self, *, SecretId: str) -> dict[str, str]:  # noqa: N803 - boto3's name
+        return {"SecretString": json.dumps(self.fields), "Name": SecretId}
+
+
+@dataclass
+class Gateway:
+    """One gateway, its tables and its provider."""
+
+    model: ThreadedModel
+    dynamodb: Any
+    catalog_file: Path
+    secret: _Secret = field(default_factory=lambda: _Secret({"holysheep": "k1", "clovastudio": "k2"}))
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=3, base_s=0.001))
+    deadline_s: float = 20.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def use_catalog(self, *changes: tuple[str, str]) -> None:
+        text = catalog.BUILT_IN.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        self.catalog_file.write_text(text, encoding="utf-8")
+
+    def ask(self, prompt: str = "안녕하세요", *, take: int | None = None, **fields: Any) -> bytes:
+        """The body of the answer; of a stream the first ``take`` events, after which the client leaves."""
+        body = {"model": OMNI, "messages": [{"role": "user", "content": prompt}]} | fields
+        return asyncio.run(self._ask(json.dumps(body), take))
+
+    async def _ask(self, body: str, take: int | None) -> bytes:
+        source = CatalogSource("", lambda: None)  # type: ignore[arg-type,return-value]
+        if self.catalog_file.exists():
+            source._catalog = catalog.load(self.catalog_file)
+        async with new_http_client() as client:
+            urls = {"holysheep": self.model.openai_url, "clovastudio": self.model.clova_url}
+            completions = Completions(
+                catalogs=source,
+                meters=Meters(self.dynamodb, "MeterTable"),
+                upstream=Upstream(client, self.secret, urls),
+                ledger=Ledger(self.dynamodb, "LedgerTable", SEOUL),
+                retry=self.retry,
+                json_deadline_s=self.deadline_s,
+                stream_deadline_s=self.deadline_s,
+                rng=random.Random(1),
+            )
+            request_id = new_request_id(at_ms=time.time_ns() // 10**6)
+            answer = await completions.create(Call(request_id, "Bearer sk-naru-test", body, patience_s=60))
+            self.headers = dict(answer.headers)
+            if isinstance(answer.body, bytes):
+                return answer.body
+            events = []
+            async for event in answer.body:
+                events.append(event)
+                if len(events) == take:
+                    await answer.body.aclose()
+                    break
+            return b"".join(events)
+
+    @property
+    def row(self) -> Row:
+        """The one row there is."""
+        (item,) = self.dynamodb.scan(TableName="LedgerTable")["Items"]
+        return from_item(item)
+
+    @property
+    def bill(self) -> BillRow:
+        """The one thing the provider billed."""
+        (billed,) = self.model.stats()["billed"]
+        return billed
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Iterator[ThreadedModel]:
+    with run_in_thread(Config(latency=Latency(first_token_ms=0, token_ms=0))) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def dynamodb() -> Iterator[Any]:
+    with tables("LedgerTable", "MeterTable") as client:
+        client.put_item(
+            TableName="MeterTable",
+            Item={
+                "meter": {"S": f"key#{hash_secret('sk-naru-test')}"},
+                "key_id": {"S": "key_1"},
+                "enabled": {"BOOL": True},
+            },
+        )
+        yield client
+
+
+@pytest.fixture
+def gateway(simulated: ThreadedModel, dynamodb: Any, tmp_path: Path) -> Gateway:
+    simulated.reset_stats()
+    simulated.clear_control()
+    for item in dynamodb.scan(TableName="LedgerTable")["Items"]:
+        key = {name: item[name] for name in ("day_shard", "request_id")}
+        dynamodb.delete_item(TableName="LedgerTable", Key=key)
+    return Gateway(simulated, dynamodb, tmp_path / "catalog.toml")
+
+
+def chunks(stream: bytes) -> list[Any]:
+    """The events of a stream, parsed; ``[DONE]`` as text."""
+    assert stream.endswith(b"\n\n")
+    data = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n")[:-1]]
+    return ["[DONE]" if event == b"[DONE]" else json.loads(event) for event in data]
+
+
+def text(events: list[Any]) -> str:
+    return "".join(c["delta"].get("content") or "" for e in events if isinstance(e, dict) for c in e.get("choices", []))
+
+
+def assert_row_is_the_bill(gateway: Gateway) -> None:
+    row, bill = gateway.row, gateway.bill
+    assert row.request_id == bill["client_request_id"]
+    assert row.usage_source == "reported"
+    counted = (
+        row.usage.prompt_tokens,
+        row.usage.cached_tokens,
+        row.usage.completion_tokens,
+        row.usage.reasoning_tokens,
+    )
+    billed = (bill["prompt_tokens"], bill["cached_tokens"], bill["completion_tokens"], bill["reasoning_tokens"])
+    assert counted == billed
+    assert row.cost_pico_usd == bill["cost_pico_usd"]
+
+
+# ── What is billed ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "directives",
+    [
+        "tokens=7",
+        "tokens=7 cached=2000",
+        "tokens=7 reasoning=50",
+        "tokens=7 reasoning=50 fault=reasoning_apart",
+        "tokens=7 fault=usage_in_choice_chunk",
+        "tokens=7 fault=usage_in_every_chunk",
+        "tokens=7 fault=missing_done",
+        "tokens=7 fault=huge_headers:30000",
+    ],
+)
+@pytest.mark.parametrize("name", [OMNI, "gpt-4.1"])
+def test_the_row_is_what_the_provider_billed(gateway: Gateway, stream: bool, directives: str, name: str) -> None:
+    prompt = ("서울 " * 3000 if "cached" in directives else "안녕") + f" [[sim {directives}]]"
+    if name == OMNI:
+        # A provider that gives cached tokens no price of its own bills them as input: so do we.
+        directives = directives.replace("cached=2000", "")
+    gateway.ask(prompt, model=name, stream=stream)
+    assert_row_is_the_bill(gateway)
+    assert (gateway.row.outcome, gateway.row.stream, gateway.row.error_code) == ("completed", stream, None)
+
+
+def test_the_row_says_who_asked_for_what_and_who_served_it(gateway: Gateway) -> None:
+    gateway.ask("안녕 [[sim tokens=3]]", user="phone-1", stream=True)
+    row = gateway.row
+    assert (row.key_id, row.end_user, row.model_asked, row.deployment) == ("key_1", "phone-1", OMNI, f"holysheep/{OMNI}")
+    assert (row.catalog_version, row.rates.output_pico_usd, row.rates.currency) == ("2026-11-22", 10_500_000, "USD")
+    assert row.first_token_ms is not None
+    assert 0 <= row.first_token_ms <= row.latency_ms
+    assert gateway.headers == {
+        "x-naru-model": OMNI,
+        "x-naru-deployment": f"holysheep/{OMNI}",
+        "x-naru-attempts": "1",
+    }
+
+
+def test_no_prompt_and_no_answer_is_in_the_row_or_in_the_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = json.loads(gateway.ask("아무도 모르는 비밀", stream=False))["choices"][0]["message"]["content"]
+    kept = json.dumps(gateway.dynamodb.scan(TableName="LedgerTable")["Items"], ensure_ascii=False)
+    logged = " ".join(str(vars(record)) for record in caplog.records if record.name.startswith("naru"))
+    assert "completion" in logged
+    for written in ("비밀", answer, "sk-naru-test"):
+        assert written not in kept
+        assert written not in logged
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_usage_that_is_not_reported_is_counted_and_marked(gateway: Gateway, stream: bool) -> None:
+    gateway.ask("안녕하세요, 오늘 날씨가 어떤가요? [[sim tokens=60 fault=usage_missing]]", stream=stream)
+    row, bill = gateway.row, gateway.bill
+    assert row.usage_source == "estimated"
+    assert row.usage.completion_tokens == pytest.approx(bill["completion_tokens"], rel=0.6)
+    assert row.cost_pico_usd == row.rates.cost_pico_usd(row.usage) > 0
+
+
+def test_a_stream_of_clova_studio_has_no_usage_so_it_is_counted_and_shown_to_who_asked(gateway: Gateway) -> None:
+    events = chunks(gateway.ask("[[sim tokens=40]]", model="HCX-005", stream=True, stream_options={"include_usage": True}))
+    row = gateway.row
+    assert row.usage_source == "estimated"
+    assert (row.rates.currency, row.rates.krw_per_usd) == ("KRW", 1400)
+    assert events[-1] == "[DONE]"
+    assert events[-2]["choices"] == []
+    assert events[-2]["usage"]["completion_tokens"] == row.usage.completion_tokens > 0
+    assert {event["id"] for event in events[:-1]} == {gateway.bill["id"]}
+    assert all(event["usage"] is None for event in events[:-2])
+
+
+# ── What the client sees ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_json_answer_comes_without_the_providers_extras(gateway: Gateway) -> None:
+    answer = json.loads(gateway.ask("안녕 [[sim tokens=7]]"))
+    assert set(answer["usage"]) == {
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "prompt_tokens_details",
+        "completion_tokens_details",
+    }
+    assert "latency_ms" not in answer
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("fault", ["", "fault=usage_in_choice_chunk", "fault=usage_in_every_chunk"])
+def test_usage_is_hidden_from_a_stream_whose_client_did_not_ask(gateway: Gateway, fault: str) -> None:
+    events = chunks(gateway.ask(f"안녕 [[sim tokens=7 {fault}]]", stream=True))
+    assert events[-1] == "[DONE]"
+    assert all("usage" not in event and "latency_ms" not in event and event["choices"] for event in events[:-1])
+
+
+@pytest.mark.parametrize("fault", ["", "fault=usage_in_choice_chunk", "fault=usage_in_every_chunk"])
+def test_usage_is_the_last_chunk_of_a_stream_whose_client_asked(gateway: Gateway, fault: str) -> None:
+    events = chunks(
+        gateway.ask(f"안녕 [[sim tokens=7 {fault}]]", stream=True, stream_options={"include_usage": True})
+    )
+    assert events[-1] == "[DONE]"
+    assert (events[-2]["choices"], events[-2]["usage"]["completion_tokens"]) == ([], 7)
+    assert all(event["choices"] and event["usage"] is None for event in events[:-2])
+
+
+def test_a_stream_and_a_json_answer_say_the_same(gateway: Gateway) -> None:
+    whole = json.loads(gateway.ask("부산을 소개해 주세요", seed=1))["choices"][0]["message"]["content"]
+    assert text(chunks(gateway.ask("부산을 소개해 주세요", seed=1, stream=True))) == whole
+
+
+def test_several_choices_are_all_waited_for(gateway: Gateway) -> None:
+    events = chunks(gateway.ask("안녕 [[sim tokens=5]]", n=3, stream=True))
+    ended = [c["index"] for e in events[:-1] for c in e["choices"] if c["finish_reason"]]
+    assert sorted(ended) == [0, 1, 2]
+    assert events[-1] == "[DONE]"
+    assert_row_is_the_bill(gateway)
+
+
+def test_the_output_limit_is_always_sent_upstream(gateway: Gateway) -> None:
+    gateway.use_catalog(("default_output_tokens = 4_096", "default_output_tokens = 20"))
+    answer = json.loads(gateway.ask("안녕 [[sim tokens=60]]"))
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 20
+
+
+# ── What is refused before anything is spent ───────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"model": "gpt-9"}, ModelNotFoundError),
+        ({"messages": []}, InvalidRequestError),
+        ({"model": "HCX-005", "n": 2}, InvalidRequestError),
+        ({"max_tokens": 10**6}, InvalidRequestError),
+    ],
+)
+def test_a_bad_request_reaches_no_provider_and_leaves_no_row(
+    gateway: Gateway, fields: dict[str, Any], error: type[NaruError]
+) -> None:
+    with pytest.raises(error):
+        gateway.ask(**fields)
+    assert gateway.model.stats()["requests"] == 0
+    assert gateway.dynamodb.scan(TableName="LedgerTable")["Items"] == []
+
+
+# ── What is tried again ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "status:500,times=1",
+        "status:502,body=html,times=1",
+        "status:503,body=empty,times=2",
+        "status:429,times=1",
+        "status:429,retry_after_ms=20,times=1",
+        "status:529,times=1",
+        "status:503,body=native,times=1",
+    ],
+)
+def test_what_was_surely_not_billed_is_tried_again(gateway: Gateway, stream: bool, fault: str) -> None:
+    gateway.ask(f"안녕 [[sim tokens=5 id=x fault={fault}]]", stream=stream)
+    assert_row_is_the_bill(gateway)
+    status, failures = fault.split(":")[1][:3], int(fault[-1])
+    results = [attempt.result for attempt in gateway.row.attempts]
+    assert results == [status] * failures + ["ok"]
+    assert gateway.headers["x-naru-attempts"] == str(failures + 1)
+    assert gateway.row.maybe_billed_pico_usd == 0
+
+
+def test_the_time_that_the_provider_names_is_waited(gateway: Gateway) -> None:
+    started_s = time.monotonic()
+    gateway.ask("안녕 [[sim tokens=5 id=x fault=status:429,retry_after_ms=300,times=1]]")
+    assert time.monotonic() - started_s >= 0.3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_wait_beyond_the_deadline_is_not_begun(gateway: Gateway, stream: bool) -> None:
+    with pytest.raises(UpstreamRateLimitedError) as failed:
+        gateway.ask("안녕 [[sim fault=status:429,retry_after=60]]", stream=stream)
+    assert (failed.value.retry_after_s, failed.value.should_retry) == (60.0, False)
+    assert gateway.model.stats()["requests"] == 1
+    assert (gateway.row.outcome, gateway.row.cost_pico_usd) == ("failed", 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "error", "status"),
+    [
+        ("status:500", UpstreamUnavailableError, 503),
+        ("status:503", UpstreamUnavailableError, 503),
+        ("status:429", UpstreamRateLimitedError, 429),
+    ],
+)
+def test_tries_end_after_three_with_one_row_and_an_honest_error(
+    gateway: Gateway, stream: bool, fault: str, error: type[NaruError], status: int
+) -> None:
+    with pytest.raises(error) as failed:
+        gateway.ask(f"안녕 [[sim fault={fault}]]", stream=stream)
+    assert (failed.value.http_status, failed.value.should_retry) == (status, False)
+    assert gateway.model.stats()["requests"] == 3
+    assert (gateway.row.outcome, gateway.row.cost_pico_usd, len(gateway.row.attempts)) == ("failed", 0, 3)
+    assert gateway.model.stats()["billed"] == []
+
+
+@pytest.mark.parametrize(
+    ("stream", "fault"),
+    [
+        (False, "reset_before_headers:0,tokens=5"),
+        (False, "truncated_json"),
+        (False, "malformed_json"),
+        (True, "reset_before_headers:0,tokens=5"),
+        (True, "wrong_content_type"),
+    ],
+)
+def test_what_may_have_been_billed_is_not_sent_again_and_the_row_says_so(
+    gateway: Gateway, stream: bool, fault: str
+) -> None:
+    with pytest.raises((UpstreamUnavailableError, UpstreamProtocolError)):
+        gateway.ask(f"안녕 [[sim tokens=5 fault={fault}]]", stream=stream)
+    row, bill = gateway.row, gateway.bill
+    assert gateway.model.stats()["requests"] == 1
+    assert (row.outcome, row.cost_pico_usd) == ("failed", 0)
+    assert bill["cost_pico_usd"] is not None
+    assert row.maybe_billed_pico_usd >= bill["cost_pico_usd"] > 0
+    assert [attempt.maybe_billed for attempt in row.attempts] == [True]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_provider_that_says_nothing_ends_in_a_timeout(gateway: Gateway, stream: bool) -> None:
+    gateway.deadline_s = 0.3
+    with pytest.raises(UpstreamTimeoutError) as failed:
+        gateway.ask("안녕 [[sim fault=silence:30]]", stream=stream)
+    assert (failed.value.http_status, failed.value.should_retry) == (504, False)
+    assert gateway.row.attempts[0].result == "timeout"
+    assert gateway.row.maybe_billed_pico_usd > 0
+
+
+def test_a_byte_a_second_does_not_outwit_the_deadline(gateway: Gateway) -> None:
+    gateway.deadline_s = 0.5
+    with pytest.raises(UpstreamTimeoutError):
+        gateway.ask("안녕 [[sim fault=drip:100]]")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_second_deployment_serves_what_the_first_may_not_repeat(gateway: Gateway, stream: bool) -> None:
+    gateway.use_catalog(
+        (
+            "[models.hyperclova-x-omni-fast]\n",
+            """[[models.hyperclova-x-omni.deployments]]
+name = "elsewhere"
+provider = "holysheep"
+upstream_model = "gpt-4.1"
+price = { currency = "USD", input_micro_per_mtok = 2_000_000, output_micro_per_mtok = 8_000_000 }
+capabilities = []
+stream_usage = true
+context_tokens = 128_000
+max_output_tokens = 16_384
+
+[models.hyperclova-x-omni-fast]
+""",
+        )
+    )
+    gateway.ask(
+        f"안녕 [[sim tokens=5 fault=reset_before_headers:0,tokens=5,model={OMNI}]]", stream=stream
+    )
+    row = gateway.row
+    assert [(attempt.deployment, attempt.result) for attempt in row.attempts] == [
+        (f"holysheep/{OMNI}", "reset"),
+        ("elsewhere", "ok"),
+    ]
+    first, second = gateway.model.stats()["billed"]
+    assert first["cost_pico_usd"] is not None
+    assert (row.deployment, row.cost_pico_usd) == ("elsewhere", second["cost_pico_usd"])
+    assert row.maybe_billed_pico_usd >= first["cost_pico_usd"]
+
+
+# ── What is not tried again ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ("context_length", 400, "context_length_exceeded"),
+        ("content_filter", 400, "content_filter"),
+        ("status:422", 422, None),
+        ("status:413,body=html", 413, None),
+    ],
+)
+def test_the_providers_verdict_on_the_request_is_passed_on(
+    gateway: Gateway, stream: bool, fault: str, status: int, code: str | None
+) -> None:
+    with pytest.raises(ProviderRejectedError) as refused:
+        gateway.ask(f"안녕 [[sim fault={fault}]]", stream=stream)
+    assert refused.value.http_status == status
+    if code:
+        assert refused.value.body()["error"]["code"] == code
+    assert "<html" not in refused.value.message
+    assert gateway.model.stats()["requests"] == 1
+    assert (gateway.row.outcome, gateway.row.cost_pico_usd) == ("rejected", 0)
+
+
+@pytest.mark.parametrize("fields", [{}, {"holysheep": "revoked"}, {"holysheep": "  "}])
+def test_a_bad_provider_key_is_the_operators_error_and_not_the_clients(
+    gateway: Gateway, fields: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.secret.fields = fields
+    with pytest.raises(UpstreamRefusedKeyError) as failed:
+        gateway.ask()
+    assert failed.value.http_status == 502
+    assert "Your API key is fine" in failed.value.message
+    (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    advice = vars(logged)["advice"]
+    assert "'holysheep'" in advice
+    assert "put-secret-value --secret-id the-secret" in advice
+    assert "revoked" not in str(vars(logged))
+
+
+def test_a_provider_that_cannot_be_reached_is_tried_three_times(gateway: Gateway) -> None:
+    with run_in_thread() as gone:
+        pass
+    gateway.model.openai_url, kept = gone.openai_url, gateway.model.openai_url
+    try:
+        with pytest.raises(UpstreamUnavailableError):
+            gateway.ask()
+    finally:
+        gateway.model.openai_url = kept
+    assert [attempt.result for attempt in gateway.row.attempts] == ["connect"] * 3
+    assert gateway.row.maybe_billed_pico_usd == 0
+
+
+# ── Streams that die ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "cut_after:10,how=reset",
+        "cut_after:10,how=close",
+        "cut_after:10,how=end",
+        "malformed_chunk:10",
+        "error_in_200:10",
+        "error_in_200:10,event=1",
+        "no_finish_reason",
+    ],
+)
+def test_a_stream_that_is_cut_never_ends_cleanly(gateway: Gateway, fault: str) -> None:
+    events = chunks(gateway.ask(f"안녕 [[sim tokens=20 fault={fault}]]", stream=True))
+    assert set(events[-1]) == {"error"}
+    assert set(events[-1]["error"]) == {"message", "type", "param", "code"}
+    assert "[DONE]" not in events
+    row = gateway.row
+    assert (row.outcome, row.attempts[-1].result) == ("truncated", "cut")
+    assert row.usage_source == "estimated"
+    assert row.cost_pico_usd > 0
+    assert row.error_code == events[-1]["error"]["code"]
+
+
+def test_a_stream_that_falls_silent_is_cut_after_the_providers_limit(gateway: Gateway) -> None:
+    gateway.use_catalog(('secret = "holysheep"\n', 'secret = "holysheep"\ntimeouts = { silence_s = 0.2 }\n'))
+    events = chunks(gateway.ask("안녕 [[sim tokens=20 fault=stall_after:10,seconds=30]]", stream=True))
+    assert events[-1]["error"]["code"] == "upstream_timeout"
+    assert gateway.row.outcome == "truncated"
+
+
+def test_a_stream_that_ends_before_it_began_is_an_ordinary_error(gateway: Gateway) -> None:
+    with pytest.raises((UpstreamProtocolError, UpstreamUnavailableError)):
+        gateway.ask("안녕 [[sim tokens=20 fault=error_in_200:0]]", stream=True)
+    assert gateway.row.outcome == "failed"
+
+
+# ── Who leaves, and what breaks ────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_whole_answer_is_accounted_for_when_the_client_leaves(gateway: Gateway) -> None:
+    gateway.ask("안녕 [[sim tokens=40]]", stream=True, take=3)
+    assert_row_is_the_bill(gateway)
+    assert gateway.bill["finished"]
+    assert gateway.row.usage.completion_tokens == 40
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_ledger_that_fails_after_the_model_answered_does_not_take_the_answer_away(
+    gateway: Gateway, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = gateway.dynamodb.scan(TableName="MeterTable")["Items"][0]
+    with Stubber(gateway.dynamodb) as stub:
+        stub.add_response("get_item", {"Item": key})
+        stub.add_client_error("put_item", "InternalServerError", http_status_code=500)
+        answer = gateway.ask("안녕 [[sim tokens=5]]", stream=stream)
+    assert answer.endswith(b"data: [DONE]\n\n" if stream else b"}")
+    (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    # Nothing is lost: the line holds what the row would have.
+    assert vars(logged)["cost_pico_usd"] == gateway.bill["cost_pico_usd"]
+    assert vars(logged)["request_id"] == gateway.bill["client_request_id"]
+
+
+def test_a_row_names_each_attempt(gateway: Gateway) -> None:
+    gateway.ask("안녕 [[sim tokens=5 id=x fault=status:503,times=1]]")
+    first, second = gateway.row.attempts
+    assert first == Attempt(f"holysheep/{OMNI}", "503", first.duration_ms)
+    assert second == Attempt(f"holysheep/{OMNI}", "ok", second.duration_ms)
