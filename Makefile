@@ -1,6 +1,6 @@
 # Everything a person or CI does with Naru. Each target sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types build deploy bench clean
+.PHONY: help run test test-python lint format types build deploy bench requirements clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -15,13 +15,19 @@ export AWS_DEFAULT_REGION ?= ap-northeast-2
 export SAM_CLI_TELEMETRY := 0
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/.ready ## the whole system on this machine: http://127.0.0.1:8000/v1 (NARU_PORT, NARU_CATALOG, HOLYSHEEP_API_KEY)
 	@exec .venv/bin/python -m local.run
 
 test: .venv/.ready ## all tests; ARGS="-k name" chooses
 	$(RUN) pytest $(ARGS)
+
+test-python: .venv/.ready ## the unit tests on another Python: VERSION=3.13
+	@if found=$$($(UV) python find --no-project --no-python-downloads $(VERSION) 2>/dev/null); then \
+		UV_PROJECT_ENVIRONMENT=.venv-$(VERSION) $(UV) sync --frozen --quiet --python "$$found" \
+		&& .venv-$(VERSION)/bin/python -m pytest tests/unit $(ARGS); \
+	else echo "Python $(VERSION) is not on this machine: not tested"; fi
 
 lint: .venv/.ready .venv-sam/.ready ## ruff, import contracts, cfn-lint, sam validate, the exported requirements
 	$(RUN) ruff check .
@@ -54,7 +60,7 @@ requirements: .venv/.ready
 		--output-file layers/gateway/requirements.txt
 
 clean: ## forget environments, builds and the local run's state
-	rm -rf .venv .venv-sam .tools .aws-sam .naru .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-* .tools .aws-sam .naru .mypy_cache .ruff_cache .pytest_cache
 
 .tools/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -12,8 +12,8 @@ SEOUL = ZoneInfo("Asia/Seoul")
 instants_ms = st.integers(0, 4_102_444_800_000)
 
 
-def ms(*parts: int) -> int:
-    return int(datetime(*parts, tzinfo=UTC).timestamp() * 1000)  # type: ignore[arg-type]
+def ms(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int:
+    return int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp() * 1000)
 
 
 @given(instants_ms, instants_ms)

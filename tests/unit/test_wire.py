@@ -124,9 +124,9 @@ def test_what_is_not_a_json_object_is_refused_with_advice(text: str, said: str) 
 def test_any_json_is_accepted_or_refused_and_nothing_else(value: Any) -> None:
     body = HELLO | value if isinstance(value, dict) else HELLO | {"messages": value}
     try:
-        parse_chat_request(json.dumps(body))
+        kept, _ = parse_chat_request(json.dumps(body))
+        compact_json(kept)
     except InvalidRequestError as error:
-        assert error.http_status == 400
         compact_json(error.body())
 
 

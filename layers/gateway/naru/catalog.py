@@ -124,6 +124,8 @@ class Model(_Strict):
     tokenizer: Tokenizer
     default_output_tokens: Annotated[int, Field(gt=0)]
     """The output limit sent upstream when the client names none."""
+    image_tokens: Annotated[int, Field(gt=0)] | None = None
+    """The most prompt tokens that one image is billed at; without it the tokenizer family's worst."""
     deployments: Annotated[list[Deployment], Field(min_length=1)]
 
     @property

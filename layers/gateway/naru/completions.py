@@ -80,8 +80,10 @@ class _Job:
 
     def worst_case_pico_usd(self, deployment: Deployment) -> int:
         """The most that one call to this deployment can cost."""
+        bound = tokens.upper_bound_prompt(self.body, self.model.tokenizer, image_tokens=self.model.image_tokens)
         return deployment.rates.worst_case_pico_usd(
-            prompt_tokens=tokens.upper_bound_prompt(self.body, self.model.tokenizer),
+            # What does not fit into the context is refused, not billed.
+            prompt_tokens=min(bound, deployment.context_tokens),
             completion_tokens=tokens.upper_bound_completion(self.body, output_limit=self.output_limit),
         )
 

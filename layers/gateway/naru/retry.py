@@ -6,10 +6,8 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
-_RESET_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -36,39 +34,46 @@ class RetryPolicy:
         return retry_after_s + min(backoff_s, self.base_s)
 
 
-def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
+def retry_after_s(headers: Mapping[str, str], *, now: datetime, rate_limited: bool = True) -> float | None:
     """The wait that a provider asks for, in seconds; None where it names none that can be read.
 
-    In this order: ``retry-after-ms`` (OpenAI), ``Retry-After`` in seconds or as a date (RFC 9110, 10.2.3),
-    ``x-ratelimit-reset-requests`` and ``-tokens`` such as ``6s`` or ``1m2.5s`` (CLOVA Studio sends only these).
+    In this order: ``retry-after-ms`` (OpenAI), ``Retry-After`` in seconds or as a date (RFC 9110, 10.2.3), and after
+    a rate limit ``x-ratelimit-reset-requests`` and ``-tokens`` such as ``6s`` or ``1m2.5s``, of those allowances that
+    are used up (CLOVA Studio sends only these).
     """
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+    lower = {name.lower(): value.strip() for name, value in headers.items()}
+    if (milliseconds := _number(lower.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
-    if value := headers.get("retry-after"):
-        if (seconds := _number(value)) is not None:
-            return seconds
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        return max(0.0, (date - now).total_seconds())
-    resets = [_duration_s(headers.get(f"x-ratelimit-reset-{kind}")) for kind in ("requests", "tokens")]
-    known = [reset for reset in resets if reset is not None]
-    return max(known) if known else None
+    if value := lower.get("retry-after"):
+        seconds = _number(value)
+        return _until_s(value, now) if seconds is None else seconds
+    if not rate_limited:
+        return None
+    resets = [
+        _duration_s(lower.get(f"x-ratelimit-reset-{kind}"))
+        for kind in ("requests", "tokens")
+        if _number(lower.get(f"x-ratelimit-remaining-{kind}")) in {None, 0.0}
+    ]
+    return max((reset for reset in resets if reset is not None), default=None)
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text.strip()):
-        return None
-    return float(text)
+    return float(text) if text is not None and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) else None
 
 
 def _duration_s(text: str | None) -> float | None:
-    if not text:
+    """``6s``, ``12ms``, ``1m30.5s``; a bare number is seconds."""
+    if text is None or (seconds := _number(text)) is not None:
+        return None if text is None else seconds
+    if not re.fullmatch(r"(\d{1,9}(\.\d{1,9})?(ms|s|m|h))+", text, re.ASCII):
         return None
-    parts = _RESET_PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", text))
+
+
+def _until_s(date: str, now: datetime) -> float | None:
+    from email.utils import parsedate_to_datetime  # rare, and slow to import
+
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - now.timestamp())
+    except (ValueError, OverflowError):
         return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)

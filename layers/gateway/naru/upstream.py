@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import httpx
@@ -29,7 +28,6 @@ from naru.errors import (
     UpstreamUnavailableError,
 )
 from naru.provider_keys import ProviderKeys
-from naru.retry import retry_after_s
 from naru.sse import Decoder, Event, EventTooLargeError
 from naru.wire import compact_json
 
@@ -173,12 +171,7 @@ class Upstream:
                 ),
                 again="elsewhere",
             )
-        return _fault_failure(
-            deployment,
-            fault,
-            status=response.status_code,
-            wait_s=retry_after_s(response.headers, now=datetime.now(UTC)),
-        )
+        return _fault_failure(deployment, fault, status=response.status_code)
 
 
 class EventStream:
@@ -287,9 +280,7 @@ def _transport_failure(deployment: Deployment, error: Exception) -> AttemptFaile
             )
 
 
-def _fault_failure(
-    deployment: Deployment, fault: ProviderFault, *, status: int = 200, wait_s: float | None = None
-) -> AttemptFailedError:
+def _fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int = 200) -> AttemptFailedError:
     # An error inside a 200 comes from a provider that had accepted the request, and may have begun to count.
     maybe_billed = status in {200, 504}
     result = str(status) if status != httpx.codes.OK else f"200 {fault.kind}"
@@ -317,7 +308,7 @@ def _fault_failure(
             kind = UpstreamRateLimitedError if status == httpx.codes.TOO_MANY_REQUESTS else UpstreamUnavailableError
             error = kind(
                 f"The provider of {deployment.name} is at its limit, and was when it was asked again. Try again later.",
-                retry_after_s=wait_s,
+                retry_after_s=fault.retry_after_s,
                 log={"reason": fault.message},
             )
             again, maybe_billed = "same", False
@@ -340,11 +331,11 @@ def _fault_failure(
         case _:
             error = UpstreamUnavailableError(
                 f"The provider of {deployment.name} has trouble of its own. Try again later.",
-                retry_after_s=wait_s,
+                retry_after_s=fault.retry_after_s,
                 log={"reason": fault.message},
             )
             again = "elsewhere" if maybe_billed else "same"
-    return AttemptFailedError(result, error, again, maybe_billed=maybe_billed, retry_after_s=wait_s)
+    return AttemptFailedError(result, error, again, maybe_billed=maybe_billed, retry_after_s=fault.retry_after_s)
 
 
 def _protocol_failure(deployment: Deployment, what: str) -> AttemptFailedError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from naru.dialects import FaultKind, ProviderFault
 from naru.errors import InvalidRequestError
+from naru.retry import retry_after_s
 
 if TYPE_CHECKING:
     from naru.catalog import Capability, Deployment
@@ -263,7 +264,7 @@ def fault(status: int, headers: Mapping[str, str], payload: Any, kinds: Mapping[
         code=clean(code, 64) or None,
         param=clean(param, 200) or None,
         kind=kind,
-        retry_after_s=_retry_after_s(headers, kind),
+        retry_after_s=retry_after_s(headers, now=datetime.now(UTC), rate_limited=kind == "rate_limited"),
     )
 
 
@@ -296,44 +297,3 @@ def _kind_of_status(status: int) -> FaultKind:
 def _status_in(labels: list[str]) -> int:
     # An error inside a stream that began with 200: its code may be an HTTP status, or NAVER's, which begins with one.
     return next((int(label[:3]) for label in labels if re.fullmatch(r"[45]\d\d(\d\d)?", label)), 0)
-
-
-def _retry_after_s(headers: Mapping[str, str], kind: FaultKind) -> float | None:
-    lower = {str(name).lower(): str(value).strip() for name, value in headers.items()}
-    if (milliseconds := _number(lower.get("retry-after-ms"))) is not None:
-        return milliseconds / 1000
-    if retry_after := lower.get("retry-after"):
-        seconds = _number(retry_after)
-        return _until(retry_after) if seconds is None else seconds
-    if kind != "rate_limited":
-        return None
-    # CLOVA Studio sends no Retry-After, only when its two allowances are whole again.
-    resets = [
-        _duration_s(lower.get(f"x-ratelimit-reset-{what}"))
-        for what in ("requests", "tokens")
-        if _number(lower.get(f"x-ratelimit-remaining-{what}")) in (None, 0)
-    ]
-    return max((seconds for seconds in resets if seconds is not None), default=None)
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text is not None and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) else None
-
-
-def _duration_s(text: str | None) -> float | None:
-    """``6s``, ``12ms``, ``1m30.5s``; a bare number is seconds."""
-    if text is None or (seconds := _number(text)) is not None:
-        return None if text is None else seconds
-    if not re.fullmatch(r"(\d{1,9}(\.\d{1,9})?(ms|s|m|h))+", text, re.ASCII):
-        return None
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", text))
-
-
-def _until(date: str) -> float | None:
-    from email.utils import parsedate_to_datetime  # rare, and slow to import
-
-    try:
-        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

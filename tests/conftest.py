@@ -1,0 +1,83 @@
+"""The whole gateway for tests: emulator, deployed template, front door with real runtime processes, simulated model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local import simulated_model
+from local.emulator import REGION
+from local.front_door import FrontDoor
+from local.gateway import Gateway, gateway, in_thread
+from local.processes import forget_aws_settings
+from local.simulated_model import Config, ThreadedModel
+
+# Before any client is made: no test may reach a real account.
+forget_aws_settings()
+os.environ["AWS_DEFAULT_REGION"] = REGION
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """A gateway, the provider behind it, and the AWS below it."""
+
+    base_url: str
+    api_key: str
+    model: ThreadedModel
+    """The provider: `stats()` is its bill, `control()` makes it fail."""
+    gateway: Gateway
+
+    @property
+    def door(self) -> FrontDoor:
+        """API Gateway and Lambda: `log`, `kill_handler`, `process_count`."""
+        return self.gateway.door
+
+    @property
+    def ledger_table(self) -> str:
+        """The table's name in the emulator."""
+        return self.gateway.stack.outputs["LedgerTable"]
+
+    @property
+    def meter_table(self) -> str:
+        """The table's name in the emulator."""
+        return self.gateway.stack.outputs["MeterTable"]
+
+    def aws(self, service: str) -> Any:
+        """A boto3 client of the account's owner."""
+        return self.gateway.stack.emulator.client(service)
+
+    def new_api_key(self, name: str) -> str:
+        """A key of a test's own; its `key_id` is ``key_<name>``."""
+        return self.gateway.stack.add_api_key(name, f"key_{name}")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """One gateway per xdist worker, started by the first test that needs it. Logs are in its ``gateway.logs``."""
+    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+@contextmanager
+def running_stack(
+    folder: Path, *, enforce_iam: bool = False, model_config: Config | None = None
+) -> Iterator[RunningStack]:
+    """A gateway all of whose providers are one simulated model."""
+    with (
+        simulated_model.run_in_thread(model_config) as model,
+        in_thread(
+            lambda: gateway(
+                folder=folder,
+                provider_base_urls={"holysheep": model.openai_url, "clovastudio": model.clova_url},
+                provider_keys={"holysheep": "sim-holysheep", "clovastudio": "sim-clovastudio"},
+                enforce_iam=enforce_iam,
+            )
+        ) as running,
+    ):
+        yield RunningStack(running.base_url, running.api_key, model, running)
