@@ -48,7 +48,7 @@ class Emulator:
             region_name=REGION,
             aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            config=Config(retries={"mode": "standard", "max_attempts": 3}, connect_timeout=5),
+            config=Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5),
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from local import stack, template
@@ -52,35 +53,35 @@ async def gateway(
     `enforce_iam` the functions have the permissions of their roles and no more. `say` is told of the progress.
     Raises EmulatorError, PoolError, and OSError when the port is taken.
     """
-    logs, scratch = folder / "logs", folder / "emulator"
-    for made in (logs, scratch):
-        await asyncio.to_thread(made.mkdir, parents=True, exist_ok=True)
+    logs = folder / "logs"
+    await asyncio.to_thread(logs.mkdir, parents=True, exist_ok=True)
     began_s = time.monotonic()
 
     def done(what: str) -> None:
         say(f"{what} ({time.monotonic() - began_s:.1f} s)")
 
-    async with emulator(scratch, logs=logs, enforce_iam=enforce_iam) as aws:
-        done(f"AWS emulator  {aws.url}")
-        parameters = {"ProviderBaseUrls": json.dumps(dict(provider_base_urls))}
-        if catalog is not None:
-            parameters["CatalogUri"] = await asyncio.to_thread(stack.put_file, aws, catalog, "catalog.toml")
-        deployed = await asyncio.to_thread(stack.deploy, aws, parameters, path=template_path)
-        await asyncio.to_thread(deployed.put_provider_keys, provider_keys)
-        api_key = await asyncio.to_thread(deployed.add_api_key)
-        done(f"stack         {template_path.name}, {len(deployed.physical_ids)} resources")
-        async with front_door(
-            deployed.template.api,
-            deployed.functions,
-            endpoint_url=aws.url,
-            api_id=deployed.physical_ids["Api"],
-            logs=logs,
-            host=host,
-            port=port,
-            max_processes=max_processes or int(os.environ.get("NARU_HANDLER_PROCESSES") or 8),
-        ) as door:
-            done(f"front door    {door.base_url}")
-            yield Gateway(base_url=door.base_url, api_key=api_key, door=door, stack=deployed, logs=logs)
+    with TemporaryDirectory(prefix="emulator-", dir=folder, ignore_cleanup_errors=True) as scratch:
+        async with emulator(Path(scratch), logs=logs, enforce_iam=enforce_iam) as aws:
+            done(f"AWS emulator  {aws.url}")
+            parameters = {"ProviderBaseUrls": json.dumps(dict(provider_base_urls))}
+            if catalog is not None:
+                parameters["CatalogUri"] = await asyncio.to_thread(stack.put_file, aws, catalog, "catalog.toml")
+            deployed = await asyncio.to_thread(stack.deploy, aws, parameters, path=template_path)
+            await asyncio.to_thread(deployed.put_provider_keys, provider_keys)
+            api_key = await asyncio.to_thread(deployed.add_api_key)
+            done(f"stack         {template_path.name}, {len(deployed.physical_ids)} resources")
+            async with front_door(
+                deployed.template.api,
+                deployed.functions,
+                endpoint_url=aws.url,
+                api_id=deployed.physical_ids["Api"],
+                logs=logs,
+                host=host,
+                port=port,
+                max_processes=max_processes or int(os.environ.get("NARU_HANDLER_PROCESSES") or 8),
+            ) as door:
+                done(f"front door    {door.base_url}")
+                yield Gateway(base_url=door.base_url, api_key=api_key, door=door, stack=deployed, logs=logs)
 
 
 @contextmanager

@@ -162,7 +162,7 @@ async def _model(port: int, *, needed: bool) -> AsyncIterator[tuple[str | None, 
         yield None, None
         return
     port, log = port or free_port(), FOLDER / "logs" / "model.log"
-    environment = dict(os.environ)
+    environment = {"PATH": os.environ.get("PATH", "")}
     arguments = ("--port", str(port), *_MODEL_LATENCY)
     async with running_module(
         "local.simulated_model", *arguments, environment=environment, log=log, path=[REPOSITORY]

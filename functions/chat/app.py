@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import Any
 
 import boto3
@@ -12,15 +11,15 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from botocore.config import Config
 
-from naru import http_api, models, streaming_runtime
+from naru import models, streaming_runtime
 from naru.catalog_source import CatalogSource
 from naru.completions import Call, Completions
 from naru.errors import UnknownPathError
 from naru.event_loop import EventLoop
+from naru.http_api import Exchange, raw_body
 from naru.ledger import Ledger
 from naru.meter import Meters
 from naru.provider_keys import ProviderKeys
-from naru.request_ids import new_request_id
 from naru.retry import RetryPolicy
 from naru.settings import Settings
 from naru.upstream import Upstream, new_http_client
@@ -55,7 +54,7 @@ app = APIGatewayRestResolver()
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    app.context = {"request_id": new_request_id(at_ms=time.time_ns() // 10**6), "started_s": time.monotonic()}
+    app.append_context(exchange=Exchange.begin())  # type: ignore[no-untyped-call]
     return app.resolve(event, context)
 
 
@@ -64,39 +63,39 @@ def create_chat_completion() -> Response[Any]:
     answer = loop.run(
         completions.create(
             Call(
-                request_id=app.context["request_id"],
+                request_id=exchange().request_id,
                 authorization=app.current_event.headers.get("authorization"),
-                body=app.current_event.decoded_body,
+                body=raw_body(app.current_event),
                 patience_s=app.lambda_context.get_remaining_time_in_millis() / 1000 - _MARGIN_S,
             )
         )
     )
     body = answer.body if isinstance(answer.body, bytes) else loop.iterate(answer.body)
-    return http_api.respond(200, body, headers=answer.headers, **app.context)
+    return exchange().respond(200, body, headers=answer.headers)
 
 
 @app.get("/models")
 def list_models() -> Response[Any]:
-    loop.run(meters.authenticate(app.current_event.headers.get("authorization")))
-    return http_api.respond(200, compact_json(models.listing(loop.run(catalogs.current()))), **app.context)
+    authenticate()
+    return exchange().respond(200, compact_json(models.listing(loop.run(catalogs.current()))))
 
 
 @app.get("/models/<model>")
 def retrieve_model(model: str) -> Response[Any]:
-    loop.run(meters.authenticate(app.current_event.headers.get("authorization")))
-    return http_api.respond(200, compact_json(models.describe(loop.run(catalogs.current()), model)), **app.context)
+    authenticate()
+    return exchange().respond(200, compact_json(models.describe(loop.run(catalogs.current()), model)))
 
 
 @app.get("/health")
 def health() -> Response[Any]:
-    return http_api.respond(200, b'{"status":"ok"}', **app.context)
+    return exchange().respond(200, b'{"status":"ok"}')
 
 
 @app.route("/chat/completions", method="OPTIONS")
 @app.route("/models", method="OPTIONS")
 def preflight() -> Response[Any]:
     asked = app.current_event.headers.get("access-control-request-headers")
-    return http_api.respond_preflight(methods="GET, POST, OPTIONS", asked_headers=asked, **app.context)
+    return exchange().respond_preflight(methods="GET, POST, OPTIONS", asked_headers=asked)
 
 
 @app.route("/models/<model>", method="OPTIONS")
@@ -107,10 +106,20 @@ def preflight_model(model: str) -> Response[Any]:  # noqa: ARG001 - the route bi
 @app.not_found
 def unknown_path(_: Exception) -> Response[Any]:
     event = app.current_event
-    error = UnknownPathError(f"There is no {event.http_method} {event.path} here.")
-    return http_api.respond_error(error, **app.context)
+    return exchange().respond_error(UnknownPathError(f"There is no {event.http_method} {event.path} here."))
 
 
 @app.exception_handler(Exception)  # type: ignore[untyped-decorator]
 def failed(error: Exception) -> Response[Any]:
-    return http_api.respond_error(error, **app.context)
+    return exchange().respond_error(error)
+
+
+def exchange() -> Exchange:
+    """The request being answered."""
+    current: Exchange = app.context["exchange"]
+    return current
+
+
+def authenticate() -> None:
+    """Lets only owners of a key in."""
+    loop.run(meters.authenticate(app.current_event.headers.get("authorization")))
