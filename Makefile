@@ -24,7 +24,7 @@ test: .venv/.ready ## all tests; ARGS="-k name" chooses
 	$(RUN) pytest $(ARGS)
 
 test-python: .venv/.ready ## the unit tests on another Python: VERSION=3.13
-	@if found=$$($(UV) python find --no-project --no-python-downloads $(VERSION) 2>/dev/null); then \
+	@if found=$$(.venv/bin/python -m local.pythons $(VERSION) $(UV)); then \
 		UV_PROJECT_ENVIRONMENT=.venv-$(VERSION) $(UV) sync --frozen --quiet --python "$$found" \
 		&& .venv-$(VERSION)/bin/python -m pytest tests/unit $(ARGS); \
 	else echo "Python $(VERSION) is not on this machine: not tested"; fi

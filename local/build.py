@@ -18,6 +18,8 @@ from typing import Any
 
 from samtranslator.yaml_helper import yaml_parse
 
+from local.pythons import find_python
+
 ROOT = Path(__file__).parent.parent
 BUILD, CHECK = ROOT / ".aws-sam/build", ROOT / ".aws-sam/check"
 MACHINE = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]
@@ -40,13 +42,11 @@ def main() -> int:
     parser.add_argument("--uv", required=True)
     parser.add_argument("--sam", required=True)
     options = parser.parse_args()
-    python = subprocess.run(
-        [options.uv, "python", "find", LAMBDA_PYTHON], capture_output=True, text=True, check=False, cwd=ROOT
-    ).stdout.strip()
-    if not python:
+    python = find_python(LAMBDA_PYTHON, options.uv)
+    if python is None:
+        advice = f"{options.uv} python install {LAMBDA_PYTHON}"
         print(
-            f"make build needs Python {LAMBDA_PYTHON}, as Lambda runs it: {options.uv} python install {LAMBDA_PYTHON}",
-            file=sys.stderr,
+            f"make build needs Python {LAMBDA_PYTHON}, the one that Lambda runs. To have it: {advice}", file=sys.stderr
         )
         return 1
     _sam_build(options.sam, BUILD, python)
@@ -57,7 +57,7 @@ def main() -> int:
     template = yaml_parse((ROOT / "template.yaml").read_text())
     with TemporaryDirectory() as folder:
         clean = Path(folder)
-        subprocess.run([options.uv, "venv", "--quiet", "--python", python, str(clean / "venv")], check=True)
+        subprocess.run([options.uv, "venv", "--quiet", "--python", str(python), str(clean / "venv")], check=True)
         interpreter = str(clean / "venv/bin/python")
         subprocess.run([options.uv, "pip", "install", "--quiet", "--python", interpreter, "boto3"], check=True)
         for name, resource in template["Resources"].items():
@@ -68,8 +68,8 @@ def main() -> int:
     return 0
 
 
-def _sam_build(sam: str, target: Path, python: str, *options: str) -> None:
-    environment = os.environ | {"PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
+def _sam_build(sam: str, target: Path, python: Path, *options: str) -> None:
+    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         [str(Path(sam).absolute()), "build", "--build-dir", str(target), *options],
         env=environment,

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,9 @@ from local.handler_pool import HandlerPool, Throttled
 from local.http_server import BodyTooLarge, ClientGone, Request, Response, serve
 from local.invocation import FunctionError, Invocation
 from local.proxy_event import MalformedResultError
+from local.routing import GatewayError, Router
 from local.stack import Function
-from local.template import Api, GatewayResponse, Route
+from local.template import Api, GatewayResponse
 
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 MAX_EVENT_BYTES = 6 * 1024 * 1024
@@ -36,14 +37,6 @@ _MAX_PRELUDE_BYTES = 16 * 1024
 # Of a regional endpoint (AWS: "Response transfer mode").
 _STREAM_SILENCE_S = 300.0
 _VARIABLE = re.compile(r"\$?context(?:\.[A-Za-z]+)+")
-
-
-class GatewayError(Exception):
-    """API Gateway answers by itself; `kind` is the name of the gateway response."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -61,38 +54,6 @@ _BUILTIN = {
     "INTEGRATION_TIMEOUT": _Builtin(504, "Endpoint request timed out"),
 }
 _PLAIN = GatewayResponse(status=None, headers={}, template='{"message":$context.error.messageString}')
-
-
-class Router:
-    """Finds the route of a path: fixed segments go before parameters, parameters before ``{proxy+}``."""
-
-    def __init__(self, routes: Sequence[Route]) -> None:
-        ordered = sorted(routes, key=lambda route: [_rank(segment) for segment in _segments(route.resource)])
-        self._routes = [(_pattern(route.resource), route) for route in ordered]
-
-    def match(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """The route, and its path parameters as sent. Raises GatewayError."""
-        path = path.rstrip("/") or "/"
-        for pattern, route in self._routes:
-            if route.method in {method, "ANY"} and (found := pattern.fullmatch(path)):
-                names = [name.rstrip("+") for name in re.findall(r"\{([^}]+)\}", route.resource)]
-                return route, dict(zip(names, found.groups(), strict=True))
-        raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
-
-
-def _segments(resource: str) -> list[str]:
-    return resource.strip("/").split("/")
-
-
-def _rank(segment: str) -> int:
-    return 2 if segment.endswith("+}") else 1 if segment.startswith("{") else 0
-
-
-def _pattern(resource: str) -> re.Pattern[str]:
-    parts = [
-        "(.+)" if _rank(part) == 2 else "([^/]+)" if _rank(part) else re.escape(part) for part in _segments(resource)
-    ]
-    return re.compile("/" + "/".join(parts))
 
 
 @dataclass

@@ -12,7 +12,6 @@ import base64
 import json
 import os
 import random
-import secrets
 import signal
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from local.emulator import REGION
+from local import lambda_environment
 from local.http_server import ClientGone, Request, Response, serve
 from local.invocation import FunctionError, Invocation
 from local.processes import start_module, tail
@@ -32,8 +31,6 @@ MAX_STREAM_BYTES = 200 * 1024 * 1024
 
 _API = "/2018-06-01/runtime"
 _QUEUE_LENGTH = 1000
-# So that a developer behind a proxy can reach real providers; AWS itself is never reached.
-_PASSED_ON = ("PATH", "HOME", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Throttled(Exception):  # noqa: N818 - Lambda's word
@@ -50,7 +47,7 @@ class HandlerPool:
     def __init__(self, function: Function, *, endpoint_url: str, log: Path, start: int, limit: int) -> None:
         self.function = function
         self.log = log
-        self.environment = _environment(function, endpoint_url)
+        self.environment = lambda_environment.of(function, endpoint_url)
         self._start, self._limit = min(start, limit), limit
         self._handlers: dict[_Handler, asyncio.Task[None]] = {}
         self._idle: deque[_Handler] = deque()
@@ -329,30 +326,3 @@ def _function_error(details: bytes, error_type: str = "Runtime.Unknown") -> Func
         return FunctionError(error.get("errorType") or error_type, str(error.get("errorMessage", "")))
     except (ValueError, AttributeError):
         return FunctionError(error_type, "")
-
-
-def _environment(function: Function, endpoint_url: str) -> dict[str, str]:
-    """What Lambda sets for a function (AWS: "Defined runtime environment variables"), and the way to the emulator."""
-    return {
-        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-        "LANG": "en_US.UTF-8",
-        "TZ": ":UTC",
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_REGION": REGION,
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_ENDPOINT_URL": endpoint_url,
-        "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
-        "AWS_LAMBDA_FUNCTION_NAME": function.name,
-        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-        "AWS_LAMBDA_LOG_FORMAT": function.log_format,
-        **({"AWS_LAMBDA_LOG_LEVEL": "INFO"} if function.log_format == "JSON" else {}),
-        "AWS_LAMBDA_LOG_GROUP_NAME": function.log_group,
-        "AWS_LAMBDA_LOG_STREAM_NAME": f"{time.strftime('%Y/%m/%d')}/[$LATEST]{secrets.token_hex(16)}",
-        "LAMBDA_TASK_ROOT": str(function.folder),
-        "_HANDLER": function.handler,
-        "PYTHONPATH": os.pathsep.join(map(str, [function.folder, *function.layer_folders])),
-        **function.environment,
-    }

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 _LAUNCHER = Path(__file__).with_name("child.py")
-_PATIENCE_S = 3.0
+_PATIENCE_S = 1.0
 
 
 def forget_aws_settings() -> None:

@@ -97,14 +97,14 @@ def event(
         "Host": [host or ""],
         "X-Amzn-Trace-Id": [trace_id],
         "X-Forwarded-For": [", ".join([*forwarded, request.client_host])],
-        "X-Forwarded-Port": [(host or "").rpartition(":")[2] or "80"],
+        "X-Forwarded-Port": [(host or "").partition(":")[2] or "80"],
         "X-Forwarded-Proto": ["http"],
     }
     query: dict[str, list[str]] = {}
     for name, value in request.query:
         query.setdefault(name, []).append(value)
     text, is_base64 = _text(body, request.header("content-type"), api.binary_media_types)
-    path = request.path.removeprefix(f"/{api.stage}")
+    path = request.path.removeprefix(f"/{api.stage}") or "/"
     return {
         "resource": route.resource,
         "path": path,

@@ -49,8 +49,8 @@ class StartError(Exception):
 class Providers:
     """Who is asked: real providers where there is a key, the simulated model for the rest."""
 
-    real: Mapping[str, str]
-    """Provider → its key's variable."""
+    variables: Mapping[str, str]
+    """Provider → the variable that holds its key, or would hold it."""
     simulated: Mapping[str, str]
     """Provider → the path of the simulated model that speaks its dialect."""
     keys: Mapping[str, str]
@@ -83,16 +83,17 @@ def main() -> int:
 def choose_providers(own: Path | None, environment: Mapping[str, str]) -> Providers:
     """Decide for every provider of the catalog. Raises CatalogError."""
     loaded = catalog.load(own) if own else catalog.load()
-    real, simulated, keys = {}, {}, {}
+    variables, simulated, keys = {}, {}, {}
     for name, provider in loaded.providers.items():
         variable = f"{provider.secret.upper()}_API_KEY"
         given = next((each for each in (variable, f"YOUR_{variable}") if environment.get(each)), None)
+        variables[name] = given or variable
         if given:
-            real[name], keys[provider.secret] = given, environment[given]
+            keys[provider.secret] = environment[given]
         else:
             simulated[name] = _MODEL_FACES[provider.dialect]
             keys.setdefault(provider.secret, f"sim-{provider.secret}")
-    return Providers(real, simulated, keys, first_model=next(iter(loaded.models)))
+    return Providers(variables, simulated, keys, first_model=next(iter(loaded.models)))
 
 
 async def _until_stopped(port: int, model_port: int, own: Path | None, providers: Providers) -> int:
@@ -224,14 +225,15 @@ def _welcome(running: Gateway, providers: Providers) -> str:
     )
     lines = [
         "",
-        f"  base URL   {running.base_url}",
-        f"  API key    {running.api_key}",
+        f"  base URL     {running.base_url}",
+        f"  API key      {running.api_key}",
         *(
-            f"  {name:<10} REAL, with the key in {variable}: tokens cost money"
-            for name, variable in providers.real.items()
+            f"  {name:<12} SIMULATED; set {variable} for the real one"
+            if name in providers.simulated
+            else f"  {name:<12} REAL, with the key in {variable}: its tokens cost money"
+            for name, variable in providers.variables.items()
         ),
-        *(f"  {name:<10} SIMULATED: set {name.upper()}_API_KEY for the real one" for name in providers.simulated),
-        f"  logs       {running.logs}",
+        f"  logs         {running.logs}",
         "",
         f"  curl -N {running.base_url}/chat/completions -H 'Authorization: Bearer {running.api_key}' \\",
         f"    -H 'Content-Type: application/json' -d '{ask}'",

@@ -7,6 +7,7 @@ import json
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def deploy(emulator: Emulator, parameters: Mapping[str, str], *, path: Path = te
 
 def _bucket(emulator: Emulator) -> Any:
     s3 = emulator.client("s3")
-    s3.create_bucket(Bucket=template.BUCKET, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
+    with suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=template.BUCKET, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
     return s3
 
 

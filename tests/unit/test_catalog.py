@@ -30,7 +30,12 @@ def test_a_price_in_won_is_converted_at_the_catalogs_rate_and_says_so() -> None:
     rates = catalog.parse(TEXT.replace("krw_per_usd = 1_400", "krw_per_usd = 1_250"), source="x")
     hcx = rates.model("HCX-007").deployments[0].rates
     # KRW 1.25 per thousand tokens at 1,250 won a dollar: one dollar per million.
-    assert (hcx.input_pico_usd, hcx.output_pico_usd, hcx.currency, hcx.krw_per_usd) == (1_000_000, 4_000_000, "KRW", 1250)
+    assert (hcx.input_pico_usd, hcx.output_pico_usd, hcx.currency, hcx.krw_per_usd) == (
+        1_000_000,
+        4_000_000,
+        "KRW",
+        1250,
+    )
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are() -> None:

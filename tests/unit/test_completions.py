@@ -213,7 +213,12 @@ def test_the_row_is_what_the_provider_billed(gateway: Gateway, stream: bool, dir
 def test_the_row_says_who_asked_for_what_and_who_served_it(gateway: Gateway) -> None:
     gateway.ask("안녕 [[sim tokens=3]]", user="phone-1", stream=True)
     row = gateway.row
-    assert (row.key_id, row.end_user, row.model_asked, row.deployment) == ("key_1", "phone-1", OMNI, f"holysheep/{OMNI}")
+    assert (row.key_id, row.end_user, row.model_asked, row.deployment) == (
+        "key_1",
+        "phone-1",
+        OMNI,
+        f"holysheep/{OMNI}",
+    )
     assert (row.catalog_version, row.rates.output_pico_usd, row.rates.currency) == ("2026-11-22", 10_500_000, "USD")
     assert row.first_token_ms is not None
     assert 0 <= row.first_token_ms <= row.latency_ms
@@ -224,7 +229,9 @@ def test_the_row_says_who_asked_for_what_and_who_served_it(gateway: Gateway) -> 
     }
 
 
-def test_no_prompt_and_no_answer_is_in_the_row_or_in_the_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_prompt_and_no_answer_is_in_the_row_or_in_the_log(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     answer = json.loads(gateway.ask("아무도 모르는 비밀", stream=False))["choices"][0]["message"]["content"]
     kept = json.dumps(gateway.dynamodb.scan(TableName="LedgerTable")["Items"], ensure_ascii=False)
@@ -245,7 +252,9 @@ def test_usage_that_is_not_reported_is_counted_and_marked(gateway: Gateway, stre
 
 
 def test_a_stream_of_clova_studio_has_no_usage_so_it_is_counted_and_shown_to_who_asked(gateway: Gateway) -> None:
-    events = chunks(gateway.ask("[[sim tokens=40]]", model="HCX-005", stream=True, stream_options={"include_usage": True}))
+    events = chunks(
+        gateway.ask("[[sim tokens=40]]", model="HCX-005", stream=True, stream_options={"include_usage": True})
+    )
     row = gateway.row
     assert row.usage_source == "estimated"
     assert (row.rates.currency, row.rates.krw_per_usd) == ("KRW", 1400)
@@ -281,9 +290,7 @@ def test_usage_is_hidden_from_a_stream_whose_client_did_not_ask(gateway: Gateway
 
 @pytest.mark.parametrize("fault", ["", "fault=usage_in_choice_chunk", "fault=usage_in_every_chunk"])
 def test_usage_is_the_last_chunk_of_a_stream_whose_client_asked(gateway: Gateway, fault: str) -> None:
-    events = chunks(
-        gateway.ask(f"안녕 [[sim tokens=7 {fault}]]", stream=True, stream_options={"include_usage": True})
-    )
+    events = chunks(gateway.ask(f"안녕 [[sim tokens=7 {fault}]]", stream=True, stream_options={"include_usage": True}))
     assert events[-1] == "[DONE]"
     assert (events[-2]["choices"], events[-2]["usage"]["completion_tokens"]) == ([], 7)
     assert all(event["choices"] and event["usage"] is None for event in events[:-2])
@@ -449,9 +456,7 @@ max_output_tokens = 16_384
 """,
         )
     )
-    gateway.ask(
-        f"안녕 [[sim tokens=5 fault=reset_before_headers:0,tokens=5,model={OMNI}]]", stream=stream
-    )
+    gateway.ask(f"안녕 [[sim tokens=5 fault=reset_before_headers:0,tokens=5,model={OMNI}]]", stream=stream)
     row = gateway.row
     assert [(attempt.deployment, attempt.result) for attempt in row.attempts] == [
         (f"holysheep/{OMNI}", "reset"),

@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from local import handler_pool
-from local.front_door import FrontDoor, Router, front_door
+from local.front_door import FrontDoor, front_door
 from local.handler_pool import PoolError
+from local.routing import Router
 from local.stack import Function
 from local.template import Api, GatewayResponse, Route
 from naru import streaming_runtime

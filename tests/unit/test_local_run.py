@@ -36,7 +36,7 @@ max_output_tokens = 10
 def test_providers_without_a_key_are_simulated_each_in_its_own_dialect() -> None:
     """Nothing but Python is needed to try the gateway."""
     chosen = run.choose_providers(None, {})
-    assert chosen.real == {}
+    assert chosen.variables == {"holysheep": "HOLYSHEEP_API_KEY", "clovastudio": "CLOVASTUDIO_API_KEY"}
     assert chosen.base_urls("http://m") == {"holysheep": "http://m/v1", "clovastudio": "http://m/clova/v1/openai"}
     assert chosen.keys == {"holysheep": "sim-holysheep", "clovastudio": "sim-clovastudio"}
 
@@ -45,7 +45,7 @@ def test_providers_without_a_key_are_simulated_each_in_its_own_dialect() -> None
 def test_a_provider_with_a_key_is_the_real_one(variable: str) -> None:
     """Its address is the catalog's."""
     chosen = run.choose_providers(None, {variable: "hs-1", "CLOVASTUDIO_API_KEY": ""})
-    assert chosen.real == {"holysheep": variable}
+    assert chosen.variables["holysheep"] == variable
     assert set(chosen.base_urls("http://m")) == {"clovastudio"}
     assert chosen.keys == {"holysheep": "hs-1", "clovastudio": "sim-clovastudio"}
 
@@ -54,7 +54,9 @@ def test_a_provider_of_ones_own_is_simulated_until_it_has_a_key(tmp_path: Path) 
     """The variable is named after the catalog's `secret`."""
     own = tmp_path / "catalog.toml"
     own.write_text(CATALOG)
-    assert run.choose_providers(own, {}).base_urls("http://m") == {"mine": "http://m/v1"}
+    chosen = run.choose_providers(own, {})
+    assert chosen.base_urls("http://m") == {"mine": "http://m/v1"}
+    assert chosen.variables == {"mine": "MY_LLM_API_KEY"}
     assert run.choose_providers(own, {"MY_LLM_API_KEY": "k"}).keys == {"my_llm": "k"}
 
 

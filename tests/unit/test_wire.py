@@ -29,7 +29,10 @@ def test_everything_that_the_sdk_sends_is_accepted_and_unknown_fields_are_kept()
         "n": 2,
         "stop": ["끝", "END"],
         "max_completion_tokens": 100,
-        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}, {"type": "custom"}],
+        "tools": [
+            {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},
+            {"type": "custom"},
+        ],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
         "logit_bias": {"50256": -100},
@@ -84,7 +87,9 @@ def test_messages_of_every_role_and_part_are_accepted() -> None:
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type", "expected a string"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named_with_what_was_expected(change: dict[str, Any], param: str, code: str | None, said: str) -> None:
+def test_a_wrong_field_is_named_with_what_was_expected(
+    change: dict[str, Any], param: str, code: str | None, said: str
+) -> None:
     error = refused(HELLO | change)
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert said in error["message"]

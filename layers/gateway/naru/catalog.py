@@ -18,7 +18,9 @@ from naru.pricing import Currency, Rates, to_pico_usd_per_token
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 
-Capability = Literal["json_object", "json_schema", "reasoning", "tools", "vision", "audio", "prefill", "multiple_choices"]
+Capability = Literal[
+    "json_object", "json_schema", "reasoning", "tools", "vision", "audio", "prefill", "multiple_choices"
+]
 Tokenizer = Literal["cl100k", "o200k", "hyperclova", "claude", "gemini", "unknown"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 Seconds = Annotated[float, Field(gt=0, le=900)]
@@ -153,7 +155,9 @@ class Catalog(_Strict):
                     known = ", ".join(sorted(self.providers)) or "none"
                     raise ValueError(f"{where}.provider: there is no provider {deployment.provider!r} (known: {known})")
                 if deployment.name in seen:
-                    raise ValueError(f"{where}.name: {deployment.name!r} is taken; a ledger row must name one deployment")
+                    raise ValueError(
+                        f"{where}.name: {deployment.name!r} is taken; a ledger row must name one deployment"
+                    )
                 if model.default_output_tokens > deployment.max_output_tokens:
                     raise ValueError(
                         f"models.{model_name}.default_output_tokens: {model.default_output_tokens} is more than "

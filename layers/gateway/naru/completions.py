@@ -262,7 +262,9 @@ class Completions:
             },
         )
 
-    async def _record_stream(self, job: _Job, deployment: Deployment, relay: ChunkRelay, error: NaruError | None) -> Usage:
+    async def _record_stream(
+        self, job: _Job, deployment: Deployment, relay: ChunkRelay, error: NaruError | None
+    ) -> Usage:
         """The row of a stream, however it ended. The tokens of one that was cut are an estimate at best."""
         whole = relay.complete
         usage = relay.usage or _estimated_usage(job, relay.counter)

@@ -69,5 +69,7 @@ class ProviderKeys:
                     "advice": "Check that the secret exists, holds a JSON object and that the function may read it.",
                 },
             ) from error
-        self._keys = {name: SecretStr(key.strip()) for name, key in fields.items() if isinstance(key, str) and key.strip()}
+        self._keys = {
+            name: SecretStr(key.strip()) for name, key in fields.items() if isinstance(key, str) and key.strip()
+        }
         self._read_at_s = time.monotonic()

@@ -325,7 +325,10 @@ def _fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int 
         case _ if status < 400 and status != httpx.codes.OK:
             error = UpstreamMisconfiguredError(
                 f"The provider of {deployment.name} answered with {status}. Tell the operator.",
-                log={"reason": f"status {status}", "advice": "Check base_url in the catalog: redirects are not followed."},
+                log={
+                    "reason": f"status {status}",
+                    "advice": "Check base_url in the catalog: redirects are not followed.",
+                },
             )
             again = "elsewhere"
         case _:
@@ -355,7 +358,9 @@ async def _not_a_stream(deployment: Deployment, response: httpx.Response) -> Att
     async with asyncio.timeout(deployment.at.timeouts.silence_s):
         payload = _json_of(await response.aread())
     if isinstance(payload, dict) and payload.get("error"):
-        return _fault_failure(deployment, dialects.for_name(deployment.at.dialect).error(200, response.headers, payload))
+        return _fault_failure(
+            deployment, dialects.for_name(deployment.at.dialect).error(200, response.headers, payload)
+        )
     return _protocol_failure(deployment, f"its stream is {response.headers.get('content-type', 'of no type')!r:.100}")
 
 
@@ -370,7 +375,7 @@ def _refused_key(deployment: Deployment, *, reason: str, advice: str) -> Upstrea
 def _how_to_set(secret_id: str, field: str) -> str:
     return (
         f"aws secretsmanager put-secret-value --secret-id {secret_id} "
-        f"--secret-string '{{\"{field}\":\"…\"}}' (with the other fields it holds); it is read again within seconds."
+        f'--secret-string \'{{"{field}":"…"}}\' (with the other fields it holds); it is read again within seconds.'
     )
 
 

@@ -268,7 +268,14 @@ _EXPECTED = {
     "model_attributes_type": "an object",
     "list_type": "an array",
 }
-_JSON_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "an array", dict: "an object"}
+_JSON_NAMES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+}
 
 
 def _refuse(error: ValidationError, body: dict[str, Any]) -> NoReturn:
