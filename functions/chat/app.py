@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import boto3
@@ -30,13 +31,19 @@ _MARGIN_S = 5.0
 
 streaming_runtime.install()
 logger = Logger(service="naru", name="naru")
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line per request, and one of ours says more
+for chatty in ("httpx", "botocore"):
+    logging.getLogger(chatty).setLevel(logging.WARNING)  # one line per request is ours, and says more
 settings = Settings.from_environment(os.environ)
 loop = EventLoop()
 aws = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
 dynamodb = boto3.client("dynamodb", config=aws)
 catalogs = CatalogSource(settings.catalog_uri, lambda: boto3.client("s3", config=aws))
-meters = Meters(dynamodb, settings.meter_table)
+meters = Meters(
+    dynamodb,
+    settings.meter_table,
+    settings.time_zone,
+    organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
+)
 completions = Completions(
     catalogs=catalogs,
     meters=meters,
@@ -76,14 +83,14 @@ def create_chat_completion() -> Response[Any]:
 
 @app.get("/models")
 def list_models() -> Response[Any]:
-    authenticate()
-    return exchange().respond(200, compact_json(models.listing(loop.run(catalogs.current()))))
+    headers = authenticate()
+    return exchange().respond(200, compact_json(models.listing(loop.run(catalogs.current()))), headers=headers)
 
 
 @app.get("/models/<model>")
 def retrieve_model(model: str) -> Response[Any]:
-    authenticate()
-    return exchange().respond(200, compact_json(models.describe(loop.run(catalogs.current()), model)))
+    headers = authenticate()
+    return exchange().respond(200, compact_json(models.describe(loop.run(catalogs.current()), model)), headers=headers)
 
 
 @app.get("/health")
@@ -120,6 +127,6 @@ def exchange() -> Exchange:
     return current
 
 
-def authenticate() -> None:
-    """Lets only owners of a key in."""
-    loop.run(meters.authenticate(app.current_event.headers.get("authorization")))
+def authenticate() -> Mapping[str, str]:
+    """Lets only owners of a key in; where its limits stand."""
+    return loop.run(meters.authenticate(app.current_event.headers.get("authorization"))).headers

@@ -44,7 +44,7 @@ class Sampler:
         """Return a value that the document accepts."""
         return self._of(self.document, "")
 
-    def _of(self, schema: Any, path: str) -> Any:  # noqa: PLR0911
+    def _of(self, schema: Any, path: str) -> Any:
         if not isinstance(schema, dict):
             return None
         if "$ref" in schema:

@@ -16,7 +16,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from botocore.stub import Stubber
 
 from local.simulated_model import BillRow, Config, Latency, ThreadedModel, run_in_thread
 from naru import catalog
@@ -33,13 +32,14 @@ from naru.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from naru.keys import hash_secret
 from naru.ledger import Attempt, Ledger, Row, from_item
 from naru.meter import Meters
+from naru.meter_state import Limits
 from naru.provider_keys import ProviderKeys
 from naru.request_ids import new_request_id
 from naru.retry import RetryPolicy
 from naru.upstream import Upstream, new_http_client
+from tests.meters import USD, all_meters, put_key
 from tests.moto_tables import tables
 
 OMNI = "hyperclova-x-omni"
@@ -67,10 +67,13 @@ class Gateway:
     model: ThreadedModel
     dynamodb: Any
     catalog_file: Path
+    key_id: str
+    api_key: str
     secret: _Secret = field(default_factory=lambda: _Secret({"holysheep": "k1", "clovastudio": "k2"}))
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=3, base_s=0.001))
     deadline_s: float = 20.0
     headers: dict[str, str] = field(default_factory=dict)
+    ledger_table: str = "LedgerTable"
 
     def use_catalog(self, *changes: tuple[str, str]) -> None:
         text = catalog.BUILT_IN.read_text(encoding="utf-8")
@@ -92,16 +95,16 @@ class Gateway:
             urls = {"holysheep": self.model.openai_url, "clovastudio": self.model.clova_url}
             completions = Completions(
                 catalogs=source,
-                meters=Meters(self.dynamodb, "MeterTable"),
+                meters=Meters(self.dynamodb, "MeterTable", SEOUL, organisation_budget_pico_usd=500 * USD),
                 upstream=Upstream(client, self.secret, urls),
-                ledger=Ledger(self.dynamodb, "LedgerTable", SEOUL),
+                ledger=Ledger(self.dynamodb, self.ledger_table, SEOUL),
                 retry=self.retry,
                 json_deadline_s=self.deadline_s,
                 stream_deadline_s=self.deadline_s,
                 rng=random.Random(1),
             )
             request_id = new_request_id(at_ms=time.time_ns() // 10**6)
-            answer = await completions.create(Call(request_id, "Bearer sk-naru-test", body, patience_s=60))
+            answer = await completions.create(Call(request_id, f"Bearer {self.api_key}", body, patience_s=60))
             self.headers = dict(answer.headers)
             if isinstance(answer.body, bytes):
                 return answer.body
@@ -135,14 +138,6 @@ def simulated() -> Iterator[ThreadedModel]:
 @pytest.fixture(scope="module")
 def dynamodb() -> Iterator[Any]:
     with tables("LedgerTable", "MeterTable") as client:
-        client.put_item(
-            TableName="MeterTable",
-            Item={
-                "meter": {"S": f"key#{hash_secret('sk-naru-test')}"},
-                "key_id": {"S": "key_1"},
-                "enabled": {"BOOL": True},
-            },
-        )
         yield client
 
 
@@ -153,7 +148,31 @@ def gateway(simulated: ThreadedModel, dynamodb: Any, tmp_path: Path) -> Gateway:
     for item in dynamodb.scan(TableName="LedgerTable")["Items"]:
         key = {name: item[name] for name in ("day_shard", "request_id")}
         dynamodb.delete_item(TableName="LedgerTable", Key=key)
-    return Gateway(simulated, dynamodb, tmp_path / "catalog.toml")
+    for meter in all_meters(dynamodb):
+        dynamodb.delete_item(TableName="MeterTable", Key={"meter": {"S": meter.id}})
+    key_id, secret = put_key(dynamodb, limits=Limits(rpm=1000, tpm=10**8))
+    return Gateway(simulated, dynamodb, tmp_path / "catalog.toml", key_id, secret)
+
+
+def assert_settled(gateway: Gateway, *, unsettled: bool = False) -> None:
+    """Nothing is in flight, and the meters have spent what the rows cost."""
+    rows = [from_item(item) for item in gateway.dynamodb.scan(TableName="LedgerTable")["Items"]]
+    spent = sum(row.cost_pico_usd for row in rows)
+    for meter in all_meters(gateway.dynamodb):
+        if unsettled:
+            assert len(meter.leases()) == 1
+            continue
+        assert meter.leases() == []
+        months = meter.item["months"].values()
+        assert sum(month["spent_pico_usd"] for month in months) == spent
+        assert all(m["available_pico_usd"] + m["spent_pico_usd"] == meter.item["budget_pico_usd"] for m in months)
+
+
+@pytest.fixture(autouse=True)
+def always_settled(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[None]:
+    """However a request ended, its leases did too."""
+    yield
+    assert_settled(gateway, unsettled="ledger_that_fails" in request.node.name)
 
 
 def chunks(stream: bytes) -> list[Any]:
@@ -222,11 +241,12 @@ def test_the_row_says_who_asked_for_what_and_who_served_it(gateway: Gateway) -> 
     assert (row.catalog_version, row.rates.output_pico_usd, row.rates.currency) == ("2026-11-22", 10_500_000, "USD")
     assert row.first_token_ms is not None
     assert 0 <= row.first_token_ms <= row.latency_ms
-    assert gateway.headers == {
+    assert {name: value for name, value in gateway.headers.items() if name.startswith("x-naru")} == {
         "x-naru-model": OMNI,
         "x-naru-deployment": f"holysheep/{OMNI}",
         "x-naru-attempts": "1",
     }
+    assert gateway.headers["x-ratelimit-remaining-requests"] == "999"
 
 
 def test_no_prompt_and_no_answer_is_in_the_row_or_in_the_log(
@@ -237,7 +257,7 @@ def test_no_prompt_and_no_answer_is_in_the_row_or_in_the_log(
     kept = json.dumps(gateway.dynamodb.scan(TableName="LedgerTable")["Items"], ensure_ascii=False)
     logged = " ".join(str(vars(record)) for record in caplog.records if record.name.startswith("naru"))
     assert "completion" in logged
-    for written in ("비밀", answer, "sk-naru-test"):
+    for written in ("비밀", answer, gateway.api_key):
         assert written not in kept
         assert written not in logged
 
@@ -577,11 +597,8 @@ def test_the_whole_answer_is_accounted_for_when_the_client_leaves(gateway: Gatew
 def test_a_ledger_that_fails_after_the_model_answered_does_not_take_the_answer_away(
     gateway: Gateway, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key = gateway.dynamodb.scan(TableName="MeterTable")["Items"][0]
-    with Stubber(gateway.dynamodb) as stub:
-        stub.add_response("get_item", {"Item": key})
-        stub.add_client_error("put_item", "InternalServerError", http_status_code=500)
-        answer = gateway.ask("안녕 [[sim tokens=5]]", stream=stream)
+    gateway.ledger_table = "NoSuchTable"
+    answer = gateway.ask("안녕 [[sim tokens=5]]", stream=stream)
     assert answer.endswith(b"data: [DONE]\n\n" if stream else b"}")
     (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     # Nothing is lost: the line holds what the row would have.

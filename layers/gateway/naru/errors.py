@@ -7,6 +7,8 @@ NaruError                          what a client is told: HTTP status, OpenAI ty
 │   └── UnknownPathError      404
 ├── AuthenticationError       401  no key, or not one of ours
 ├── PermissionDeniedError     403  the key is known and may not do this
+├── RateLimitedError          429  the key's, the user's or the organisation's limit per minute or at once
+├── QuotaExceededError        429  a monthly budget is spent
 ├── UpstreamError             5xx  the provider failed, and what could be tried has been tried
 │   ├── UpstreamRefusedKeyError      502  the provider's key is missing or refused: the operator's to mend
 │   ├── UpstreamMisconfiguredError   502  the provider does not know the model or path of the catalog
@@ -35,7 +37,7 @@ class NaruError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: str | None = None
-    should_retry: ClassVar[bool | None] = None
+    should_retry: bool | None = None
     """What ``x-should-retry`` says; OpenAI's SDKs obey it. None leaves it to the status."""
 
     def __init__(
@@ -53,6 +55,8 @@ class NaruError(Exception):
         self.retry_after_s = retry_after_s
         self.log = log or {}
         self.code = code or self.code
+        self.headers: dict[str, str] = {}
+        """What the answer says beside the error: the state of the limits."""
 
     @property
     def http_status(self) -> int:
@@ -101,6 +105,26 @@ class PermissionDeniedError(NaruError):
     status = 403
     type = "invalid_request_error"
     code = "permission_denied"
+
+
+class RateLimitedError(NaruError):
+    """``hopeless`` is for a request that no waiting makes fit."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, hopeless: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        if hopeless:
+            self.should_retry = False
+
+
+class QuotaExceededError(NaruError):
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    should_retry = False
 
 
 class UpstreamError(NaruError):

@@ -27,7 +27,9 @@ _HEADER_LIST = re.compile(r"[A-Za-z0-9-]+(, ?[A-Za-z0-9-]+)*")
 _USUAL_HEADERS = "authorization, content-type"
 _SHOWN_TO_BROWSERS = (
     "x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, "
-    "x-naru-model, x-naru-deployment, x-naru-attempts"
+    "x-naru-model, x-naru-deployment, x-naru-attempts, "
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 
 
@@ -78,7 +80,7 @@ class Exchange:
         elif error.http_status >= 500:
             facts = {"request_id": self.request_id, "status": error.http_status, "code": error.code, **error.log}
             logger.error("request failed", extra=facts)
-        headers = {}
+        headers = dict(error.headers)
         if error.retry_after_s is not None:
             headers["Retry-After"] = str(math.ceil(error.retry_after_s))
             headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))

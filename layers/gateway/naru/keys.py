@@ -54,3 +54,8 @@ def unknown_key() -> AuthenticationError:
         "The API key is not known here. Check that it is a Naru key (sk-naru-…), complete and for this gateway; "
         "a provider's own key does not open Naru."
     )
+
+
+def expired_key() -> AuthenticationError:
+    """The answer to a key, or an old secret of one, whose time is over."""
+    return AuthenticationError("This API key has expired. Ask the operator for a new one.")

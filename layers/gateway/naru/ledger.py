@@ -116,6 +116,27 @@ class Ledger:
             ) from error
         return True
 
+    async def get(self, request_id: str) -> Row | None:
+        """The row of a request, read consistently; None where there is none.
+
+        Raises :class:`~naru.errors.StoreUnavailableError`.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer = await asyncio.to_thread(
+                self._client.get_item,
+                TableName=self._table,
+                Key=key_of(request_id, self._zone),
+                ConsistentRead=True,
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise StoreUnavailableError(
+                "The gateway cannot reach its ledger.",
+                log={"reason": f"{type(error).__name__} while reading a row of {self._table}: {error}"},
+            ) from error
+        return from_item(answer["Item"]) if answer.get("Item") else None
+
 
 def facts(row: Row) -> dict[str, Any]:
     """The whole row as plain values, for the log: the row can be rebuilt from it."""

@@ -1,21 +1,52 @@
-"""Meters: the items that can refuse a request.
+"""Admission and settlement: a request must pass the meters of its key, of its end user and of the organisation.
 
-An API key is a meter. Its item is found by the SHA-256 of the key, so there is nothing to look up first.
+The order of writes, for every request::
+
+    1  admit key (and its end user)                    ┐ refused: what was admitted before is released
+    2  admit organisation                              ┘
+    3  call the provider
+    4  put the ledger row, if there is none
+    5  settle all of them with the row's cost
+
+Each admission is one conditional write with no read before it; see :mod:`naru.meter_state`. A process that dies
+leaves leases behind, and the sweeper ends them by what it finds: the organisation's lease says that the provider may
+have been called, the row says what it cost.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
-from naru.errors import AuthenticationError, PermissionDeniedError, StoreUnavailableError
-from naru.keys import hash_secret
+from naru.attributes import from_item, to_item
+from naru.business_time import business_day, next_month_starts
+from naru.errors import (
+    NaruError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RateLimitedError,
+    StoreUnavailableError,
+)
+from naru.keys import expired_key, read_authorization, unknown_key
+from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, new_item
+from naru.request_ids import arrived_at_ms
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-_BEARER = "bearer "
+logger = logging.getLogger(__name__)
+
+ORGANISATION = "organisation"
+_TRIES = 200
+_USER_ITEM_DAYS = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,45 +54,416 @@ class ApiKey:
     """Who is calling."""
 
     key_id: str
+    headers: Mapping[str, str]
+    """What its limits look like now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What has been set aside for one request, meter by meter, the key's first."""
+
+    key_id: str
+    leases: tuple[tuple[str, Lease], ...]
+    headers: Mapping[str, str]
+
+
+class _ConditionFailedError(Exception):
+    """The write did not happen; ``item`` is what was there instead."""
+
+    def __init__(self, item: dict[str, Any] | None) -> None:
+        super().__init__("condition failed")
+        self.item = item
 
 
 class Meters:
-    """Lets requests in."""
+    """Lets requests in, and ends their leases."""
 
-    def __init__(self, client: DynamoDBClient, table: str) -> None:
+    def __init__(
+        self,
+        client: DynamoDBClient,
+        table: str,
+        zone: ZoneInfo,
+        *,
+        organisation_budget_pico_usd: int,
+        rng: random.Random | None = None,
+    ) -> None:
         self._client = client
         self._table = table
+        self._zone = zone
+        self._organisation = Limits(budget_pico_usd=organisation_budget_pico_usd)
+        self._rng = rng or random.Random()  # noqa: S311 - spreads requests over shards
+        self._seen: dict[str, Meter] = {}
 
-    async def authenticate(self, authorization: str | None) -> ApiKey:
-        """The API key that the Authorization header proves.
+    # ── Who is calling ─────────────────────────────────────────────────────────────────────────────────────
 
-        Raises :class:`~naru.errors.AuthenticationError`, :class:`~naru.errors.PermissionDeniedError` for a key that
-        is switched off, and :class:`~naru.errors.StoreUnavailableError`.
+    async def authenticate(self, authorization: str | None, *, now_ms: int | None = None) -> ApiKey:
+        """The API key that the Authorization header proves, for requests that spend nothing.
+
+        Raises :class:`~naru.errors.AuthenticationError`, :class:`~naru.errors.PermissionDeniedError` and
+        :class:`~naru.errors.StoreUnavailableError`.
         """
+        key_id, secret_hash = read_authorization(authorization)
+        now_ms = time.time_ns() // 10**6 if now_ms is None else now_ms
+        answer = await self._call(
+            # A key that was revoked a moment ago is revoked.
+            self._client.get_item, Key=to_item({"meter": f"key#{key_id}"}), ConsistentRead=True
+        )
+        if not (item := answer.get("Item")):
+            raise unknown_key()
+        meter = Meter(from_item(item))
+        nothing = Demand("", now_ms, self._month(now_ms), worst_pico_usd=0, tokens=0, secret_hash=secret_hash)
+        if (refusal := meter.refusal(nothing)) and refusal.reason in {"unknown", "expired", "disabled"}:
+            raise self._error(meter, refusal, nothing)
+        return ApiKey(key_id, self._headers(meter, now_ms))
+
+    # ── Admission ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def admit(
+        self,
+        authorization: str | None,
+        *,
+        request_id: str,
+        now_ms: int,
+        model: str,
+        worst_pico_usd: int,
+        tokens: int,
+        end_user: str | None = None,
+    ) -> Admission:
+        """Sets aside what the request can cost at most, on every meter it must pass.
+
+        Raises :class:`~naru.errors.AuthenticationError`, :class:`~naru.errors.PermissionDeniedError`,
+        :class:`~naru.errors.RateLimitedError`, :class:`~naru.errors.QuotaExceededError` and
+        :class:`~naru.errors.StoreUnavailableError`; nothing is set aside then.
+        """
+        key_id, secret_hash = read_authorization(authorization)
+        demand = Demand(
+            request_id=request_id,
+            now_ms=now_ms,
+            month=self._month(arrived_at_ms(request_id)),
+            worst_pico_usd=worst_pico_usd,
+            tokens=tokens,
+        )
+        of_key = replace(demand, secret_hash=secret_hash, model=model)
+        key, leased = await self._admit(f"key#{key_id}", of_key)
+        leases = [leased]
+        headers = self._headers(key, now_ms)
+        try:
+            if end_user is not None and (limits := _user_limits(key)):
+                user = hashlib.sha256(end_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+                gone_s = now_ms // 1000 + _USER_ITEM_DAYS * 86_400
+                item = new_item(f"user#{key_id}#{user}", limits, key_id=key_id, expires_s=gone_s)
+                leases.append((await self._admit(item["meter"], demand, absent=item))[1])
+            item = new_item(ORGANISATION, self._organisation)
+            leases.append((await self._admit(ORGANISATION, demand, absent=item))[1])
+        except NaruError as error:
+            error.headers = {**headers, **error.headers}
+            try:
+                await self._finish_all(leases, cost_pico_usd=0, tokens=0, refund_request=True)
+            except StoreUnavailableError as unreleased:
+                # The sweeper will find it: a lease without the organisation's was never spent.
+                logger.warning("lease not released", extra={"request_id": request_id, **unreleased.log})
+            raise
+        return Admission(key_id, tuple(leases), headers)
+
+    async def settle(self, admission: Admission, *, cost_pico_usd: int, tokens: int | None) -> None:
+        """Ends the leases: ``cost_pico_usd`` is spent, the rest comes back. Settling again changes nothing.
+
+        ``tokens`` are those the provider counted, None where it did not say. Raises
+        :class:`~naru.errors.StoreUnavailableError`; what is then left over is the sweeper's.
+        """
+        await self._finish_all(admission.leases, cost_pico_usd=cost_pico_usd, tokens=tokens)
+
+    async def release(self, admission: Admission) -> None:
+        """Ends the leases of a request that reached no provider: everything comes back."""
+        await self._finish_all(admission.leases, cost_pico_usd=0, tokens=0, refund_request=True)
+
+    async def finish(
+        self, meter_id: str, lease: Lease, *, cost_pico_usd: int, tokens: int | None, refund_request: bool = False
+    ) -> bool:
+        """Ends one lease; False if it had been ended before."""
+        meter = self._seen.get(meter_id) or _guess(meter_id, lease.month, lease.slot)
+        for _ in range(_TRIES):
+            update = meter.finish(lease, cost_pico_usd=cost_pico_usd, tokens=tokens, refund_request=refund_request)
+            try:
+                await self._update(meter_id, update)
+            except _ConditionFailedError as failed:
+                if failed.item is None:
+                    return False
+                meter = self._remember(failed.item)
+                if lease.request_id not in meter.item["in_flight"]:
+                    return False
+            else:
+                return True
+        raise StoreUnavailableError("The gateway's meters are too busy.", log={"meter": meter_id})
+
+    async def _finish_all(
+        self, leases: tuple[tuple[str, Lease], ...] | list[tuple[str, Lease]], *, cost_pico_usd: int, tokens: int | None, refund_request: bool = False
+    ) -> None:  # fmt: skip
+        await asyncio.gather(
+            *(
+                self.finish(meter_id, lease, cost_pico_usd=cost_pico_usd, tokens=tokens, refund_request=refund_request)
+                for meter_id, lease in leases
+            )
+        )
+
+    async def _admit(
+        self, meter_id: str, demand: Demand, *, absent: dict[str, Any] | None = None
+    ) -> tuple[Meter, tuple[str, Lease]]:
+        """Admits on one shard of a meter; ``absent`` is the item to make where there is none."""
+        known = self._seen.get(meter_id)
+        shards = known.shards if known else 1
+        first = self._rng.randrange(shards)
+        refusals: list[tuple[Meter, Refusal]] = []
+        tried: set[int] = set()
+        while len(tried) < shards:
+            shard = next(i % shards for i in range(first, first + shards) if i % shards not in tried)
+            tried.add(shard)
+            result = await self._admit_shard(_shard_id(meter_id, shard), demand, absent if shards == 1 else None)
+            if isinstance(result[1], Lease):
+                return result[0], (result[0].id, result[1])
+            meter, refusal = result
+            if refusal.reason in {"unknown", "expired", "disabled", "model"}:
+                raise self._error(meter, refusal, demand)
+            refusals.append((meter, refusal))
+            shards = meter.shards
+        budget = [meter for meter, refusal in refusals if refusal.reason == "budget"]
+        if len(refusals) > 1 and budget and await self._gather_budget(meter_id, shards, budget[0].id, demand):
+            return await self._admit(meter_id, demand)
+        # Of several reasons the one that passes first.
+        waits = [(refusal.retry_after_s or float("inf"), index) for index, (_, refusal) in enumerate(refusals)]
+        meter, refusal = refusals[min(waits)[1]]
+        raise self._error(meter, refusal, demand)
+
+    async def _admit_shard(
+        self, shard_id: str, demand: Demand, absent: dict[str, Any] | None
+    ) -> tuple[Meter, Lease] | tuple[Meter, Refusal]:
+        meter = self._seen.get(shard_id)
+        if meter is None or meter.refusal(demand):
+            # No request is refused by a memory: ask for what is needed now, and let the meter say no.
+            meter = _guess(shard_id, demand.month, demand.now_ms // SLOT_MS)
+        for _ in range(_TRIES):
+            lease, update = meter.admission(demand)
+            try:
+                return self._remember(await self._update(shard_id, update)), lease
+            except _ConditionFailedError as failed:
+                if failed.item is None:
+                    if absent is None:
+                        raise unknown_key() from None
+                    await self._create(absent)
+                    continue
+                meter = self._remember(failed.item)
+                if (held := meter.item["in_flight"].get(demand.request_id)) is not None:
+                    # Our own write, whose answer got lost on the way.
+                    return meter, Lease(demand.request_id, **held)
+                if refusal := meter.refusal(demand):
+                    return meter, refusal
+        raise StoreUnavailableError("The gateway's meters are too busy. Try again.", log={"meter": shard_id})
+
+    async def _gather_budget(self, meter_id: str, shards: int, into: str, demand: Demand) -> bool:
+        """Moves what the shards have left into one of them, so that a budget is spent to the last request.
+
+        Rare: only when each shard refuses, and what they have together would do.
+        """
+        ids = [_shard_id(meter_id, shard) for shard in range(shards)]
+        answer = await self._call_service(
+            self._client.transact_get_items,
+            TransactItems=[{"Get": {"TableName": self._table, "Key": to_item({"meter": id_})}} for id_ in ids],
+        )
+        meters = [self._remember(response["Item"]) for response in answer["Responses"] if response.get("Item")]
+        month = demand.month
+        if closed := [meter for meter in meters if month not in meter.item["months"]]:
+            await asyncio.gather(*(self._open_month(meter, month) for meter in closed))
+            return True
+        left = {meter.id: meter.available_pico_usd(month) for meter in meters if month in meter.item["months"]}
+        if into not in left or sum(max(0, rest) for rest in left.values()) < demand.worst_pico_usd:
+            return False
+        moved = {id_: rest for id_, rest in left.items() if id_ != into and rest > 0}
+        path = "months.#month.available_pico_usd"
+        moves = [(id_, f"SET {path} = {path} - :rest", f"{path} >= :rest", rest) for id_, rest in moved.items()]
+        moves.append((into, f"SET {path} = {path} + :rest", f"attribute_exists({path})", sum(moved.values())))
+        try:
+            await self._call_service(
+                self._client.transact_write_items,
+                TransactItems=[
+                    {
+                        "Update": {
+                            "TableName": self._table,
+                            "Key": to_item({"meter": id_}),
+                            "UpdateExpression": update,
+                            "ConditionExpression": condition,
+                            "ExpressionAttributeNames": {"#month": month},
+                            "ExpressionAttributeValues": to_item({":rest": rest}),
+                        }
+                    }
+                    for id_, update, condition, rest in moves
+                ],
+            )
+        except self._client.exceptions.TransactionCanceledException:
+            # Somebody was faster; what there is now is seen in the next round.
+            await asyncio.sleep(self._rng.uniform(0, 0.05))
+        return True
+
+    async def _open_month(self, meter: Meter, month: str) -> None:
+        try:
+            self._remember(await self._update(meter.id, meter.opening(month)))
+        except _ConditionFailedError:
+            return  # opened by somebody else, or with another budget: the next round sees it
+
+    # ── DynamoDB ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _update(self, meter_id: str, update: Update) -> dict[str, Any]:
+        """The item after the write.
+
+        Raises :class:`_ConditionFailedError` with the item as it is.
+        """
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = await self._call(
+                self._client.update_item,
+                Key=to_item({"meter": meter_id}),
+                UpdateExpression=update.update,
+                ConditionExpression=update.condition,
+                ExpressionAttributeNames=dict(update.names),
+                **({"ExpressionAttributeValues": to_item(update.values)} if update.values else {}),
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as error:
+            raise _ConditionFailedError(error.response.get("Item")) from None  # type: ignore[arg-type]
+        result: dict[str, Any] = answer["Attributes"]
+        return result
+
+    async def _create(self, item: dict[str, Any]) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            await self._call(
+                self._client.put_item, Item=to_item(item), ConditionExpression="attribute_not_exists(meter)"
+            )
+        except ClientError:
+            return  # somebody else has made it, which is as good
+
+    async def _call(self, function: Any, **parameters: Any) -> Any:
+        return await self._call_service(function, TableName=self._table, **parameters)
+
+    async def _call_service(self, function: Any, **parameters: Any) -> Any:
+        """One call; of its errors only those of a condition are let through."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        if not authorization or not authorization.lower().startswith(_BEARER):
-            raise AuthenticationError(
-                "There is no API key in this request. Send it in the header 'Authorization: Bearer sk-naru-…'."
-            )
-        secret = authorization[len(_BEARER) :].strip()
+        conditions = {"ConditionalCheckFailedException", "TransactionCanceledException"}
         try:
-            answer = await asyncio.to_thread(
-                self._client.get_item,
-                TableName=self._table,
-                Key={"meter": {"S": f"key#{hash_secret(secret)}"}},
-                ConsistentRead=True,  # a key that was revoked a moment ago is revoked
-            )
+            return await asyncio.to_thread(function, **parameters)
         except (BotoCoreError, ClientError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] in conditions:
+                raise
             raise StoreUnavailableError(
-                "The gateway cannot check API keys at the moment. Try again shortly.",
-                log={"reason": f"{type(error).__name__} while reading {self._table}: {error}"},
+                "The gateway cannot reach its meters at the moment. Try again shortly.",
+                log={
+                    "reason": f"{type(error).__name__} on {self._table}: {error}",
+                    "advice": "Nothing is sent to a provider while DynamoDB does not answer. See the AWS Health Dashboard.",
+                },
             ) from error
-        if not (item := answer.get("Item")):
-            raise AuthenticationError(
-                "The API key is not known here. Check that it is a Naru key (sk-naru-…), complete and for this gateway; "
-                "a provider's own key does not open Naru."
+
+    def _remember(self, item: dict[str, Any]) -> Meter:
+        """Keeps the last view of a meter, as a guess for the next write."""
+        meter = Meter(from_item(item))
+        if len(self._seen) > 10_000:
+            self._seen.clear()
+        self._seen[meter.id] = meter
+        return meter
+
+    # ── Answers ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _month(self, at_ms: int) -> str:
+        return business_day(at_ms, self._zone).isoformat()[:7]
+
+    def _headers(self, meter: Meter, now_ms: int) -> dict[str, str]:
+        """OpenAI's rate limit headers for a key; a limit that there is not is not shown."""
+        if not meter.is_rate_limited:
+            return {}
+        minute = meter.minute(now_ms)
+        whole_s = max(0.0, (minute.slot * SLOT_MS + 7 * SLOT_MS - now_ms) / 1000)
+        headers = {}
+        for name, limit, left in (
+            ("requests", meter.item["rpm"], minute.requests_left),
+            ("tokens", meter.item["tpm"], minute.tokens_left),
+        ):
+            if limit < UNLIMITED:
+                headers[f"x-ratelimit-limit-{name}"] = str(limit * meter.shards)
+                headers[f"x-ratelimit-remaining-{name}"] = str(max(0, left) * meter.shards)
+                headers[f"x-ratelimit-reset-{name}"] = "0s" if left >= limit else f"{whole_s:.3f}s"
+        return headers
+
+    def _error(self, meter: Meter, refusal: Refusal, demand: Demand) -> NaruError:
+        error = self._refused(meter, refusal, demand)
+        if meter.id.startswith("key#") and refusal.reason not in {"unknown", "expired"}:
+            error.headers = self._headers(meter, demand.now_ms)
+        return error
+
+    def _refused(self, meter: Meter, refusal: Refusal, demand: Demand) -> NaruError:
+        whose = {"key": "This API key", "user": "This end user"}.get(meter.id.partition("#")[0], "The organisation")
+        match refusal.reason:
+            case "unknown":
+                return unknown_key()
+            case "expired":
+                return expired_key()
+            case "disabled":
+                return PermissionDeniedError(f"{whose} is switched off. Ask the operator.", code="api_key_disabled")
+            case "model":
+                models = ", ".join(sorted(meter.item["models"]))
+                return PermissionDeniedError(
+                    f"This API key may not use {demand.model!r}. It may use: {models}.",
+                    param="model",
+                    code="model_not_allowed",
+                )
+            case "budget":
+                resets = next_month_starts(arrived_at_ms(demand.request_id), self._zone)
+                return QuotaExceededError(
+                    f"{whose} has used its monthly budget of {_usd(meter.item['budget_pico_usd'] * meter.shards)} USD, or "
+                    f"too little of it is left for what this request can cost at most ({_usd(demand.worst_pico_usd)} USD). "
+                    f"It begins anew on {resets.isoformat(timespec='minutes')}. Ask the operator for more, or for "
+                    "fewer tokens with max_tokens.",
+                    retry_after_s=max(0.0, (resets - datetime.fromtimestamp(demand.now_ms / 1000, UTC)).total_seconds()),
+                )
+            case "parallel":
+                limit, what = meter.item["max_parallel"] * meter.shards, "requests at once"
+            case "requests":
+                limit, what = meter.item["rpm"] * meter.shards, "requests per minute"
+            case "tokens":
+                limit, what = meter.item["tpm"] * meter.shards, "tokens per minute"
+        if refusal.retry_after_s is None:
+            return RateLimitedError(
+                f"{whose} is limited to {limit} {what}, and this request alone may need {demand.tokens}. "
+                "Send a shorter prompt, or ask for fewer tokens with max_tokens.",
+                hopeless=True,
             )
-        if not item["enabled"]["BOOL"]:
-            raise PermissionDeniedError("This API key is switched off. Ask the operator.", code="api_key_disabled")
-        return ApiKey(key_id=item["key_id"]["S"])
+        return RateLimitedError(
+            f"{whose} is limited to {limit} {what}. Try again in {refusal.retry_after_s:.1f} s.",
+            retry_after_s=refusal.retry_after_s,
+        )
+
+
+def _guess(meter_id: str, month: str, slot: int) -> Meter:
+    """A meter nobody has looked at, as it probably is: limited by the minute, and already in use."""
+    item = new_item(meter_id, Limits(rpm=1, tpm=1))
+    return Meter(item | {"slot": slot, "months": {month: {"available_pico_usd": 0, "spent_pico_usd": 0}}})
+
+
+def _shard_id(meter_id: str, shard: int) -> str:
+    return f"{meter_id}/{shard}" if shard else meter_id
+
+
+def _user_limits(key: Meter) -> Limits | None:
+    """What each end user of a key is allowed; None where the key does not limit them."""
+    limits = Limits(
+        budget_pico_usd=key.item.get("user_budget_pico_usd", UNLIMITED), rpm=key.item.get("user_rpm", UNLIMITED)
+    )
+    return limits if limits != Limits() else None
+
+
+def _usd(pico_usd: int) -> str:
+    """Dollars with as many decimals as they need, at least two."""
+    whole, fraction = divmod(pico_usd, 10**12)
+    decimals = f"{fraction:012d}".rstrip("0").ljust(2, "0")
+    return f"{whole}.{decimals}"

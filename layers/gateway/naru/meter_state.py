@@ -102,7 +102,8 @@ class Meter:
     @property
     def is_rate_limited(self) -> bool:
         """Whether minutes matter at all; where not, they are not counted."""
-        return min(self.item["rpm"], self.item["tpm"]) < UNLIMITED
+        lowest: int = min(self.item["rpm"], self.item["tpm"])
+        return lowest < UNLIMITED
 
     @property
     def shards(self) -> int:
@@ -188,7 +189,11 @@ class Meter:
         return 60.0
 
     def admission(self, demand: Demand) -> tuple[Lease, Update]:
-        """The write that admits the demand, if the meter is still as it was seen where that matters."""
+        """The write that admits the demand, if the meter is still as it was seen where that matters.
+
+        For a demand that this view does not refuse: where a new slot or a new month begins, the write puts what the
+        view has worked out.
+        """
         minute = self.minute(demand.now_ms) if self.is_rate_limited else None
         lease = Lease(
             request_id=demand.request_id,
@@ -200,7 +205,7 @@ class Meter:
         )
         write = _Write(names={"#id": demand.request_id, "#month": demand.month})
         write.condition("attribute_not_exists(in_flight.#id)", "enabled = :true", "size(in_flight) < max_parallel")
-        write.values |= {":true": True, ":lease": lease.values(), ":worst": demand.worst_pico_usd}
+        write.values |= {":true": True, ":lease": lease.values()}
         write.set("in_flight.#id = :lease")
         if demand.secret_hash is not None:
             write.names["#hash"] = demand.secret_hash
@@ -212,16 +217,21 @@ class Meter:
         self._take_budget(write, demand)
         if minute is not None:
             self._take_minute(write, demand, minute)
+        else:
+            # Whoever remembers a meter without limits must not miss that it was given some.
+            write.values[":unlimited"] = UNLIMITED
+            write.condition("rpm >= :unlimited", "tpm >= :unlimited")
         return lease, write.done()
 
     def _take_budget(self, write: _Write, demand: Demand) -> None:
         if demand.month in self.item["months"]:
+            write.values[":worst"] = demand.worst_pico_usd
             write.condition("months.#month.available_pico_usd >= :worst")
             write.set("months.#month.available_pico_usd = months.#month.available_pico_usd - :worst")
             return
         # The first request of a month opens it, with the whole budget. Last month stays for what is in flight.
         budget_pico_usd = self.item["budget_pico_usd"]
-        write.condition("attribute_not_exists(months.#month)", "budget_pico_usd = :budget", ":budget >= :worst")
+        write.condition("attribute_not_exists(months.#month)", "budget_pico_usd = :budget")
         write.set("months.#month = :opened")
         write.values[":budget"] = budget_pico_usd
         write.values[":opened"] = {
@@ -233,6 +243,17 @@ class Meter:
         for index, month in enumerate(m for m in self.item["months"] if m not in kept and m not in leased):
             write.names[f"#old{index}"] = month
             write.remove(f"months.#old{index}")
+
+    def opening(self, month: str) -> Update:
+        """The write that opens a month with the whole budget and takes nothing."""
+        write = _Write(names={"#month": month})
+        write.condition("attribute_not_exists(months.#month)", "budget_pico_usd = :budget")
+        write.values |= {
+            ":budget": self.item["budget_pico_usd"],
+            ":opened": {"available_pico_usd": self.item["budget_pico_usd"], "spent_pico_usd": 0},
+        }
+        write.set("months.#month = :opened")
+        return write.done()
 
     def _take_minute(self, write: _Write, demand: Demand, minute: Minute) -> None:
         write.values |= {":slot": minute.slot, ":one": 1, ":tokens": demand.tokens}

@@ -49,6 +49,11 @@ class Route:
         if not self._stops:
             raise refusals[0]
 
+    @property
+    def deployments(self) -> list[Deployment]:
+        """All that the request may still reach."""
+        return [stop.deployment for stop in self._stops]
+
     def current(self) -> tuple[Deployment, Mapping[str, Any]]:
         """Where to call now, and with what."""
         stop = self._stops[self._index]

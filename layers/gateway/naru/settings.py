@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from naru.errors import SettingsError
+from naru.pricing import PICO_PER_USD
 
 
 def _zone(name: Any) -> ZoneInfo:
@@ -37,9 +39,16 @@ class Settings(BaseModel):
     catalog_uri: Annotated[str, Field(pattern=r"^(s3://[^/]+/.+)?$")] = ""
     provider_base_urls: Annotated[dict[str, str], BeforeValidator(_json_object)] = {}
     time_zone: Annotated[ZoneInfo, BeforeValidator(_zone)] = ZoneInfo("Asia/Seoul")
+    monthly_budget_usd: Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)] = Decimal(500)
+    """The organisation's, when its meter is first made; after that the admin API changes it."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     json_deadline_s: Annotated[float, Field(gt=0, le=890)] = 120.0
     stream_deadline_s: Annotated[float, Field(gt=0, le=890)] = 840.0
+
+    @property
+    def monthly_budget_pico_usd(self) -> int:
+        """The organisation's budget as the meters count it."""
+        return int(self.monthly_budget_usd * PICO_PER_USD)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

@@ -20,6 +20,7 @@ from naru.dialects import ProviderFault
 from naru.errors import (
     NaruError,
     ProviderRejectedError,
+    StoreUnavailableError,
     UpstreamMisconfiguredError,
     UpstreamProtocolError,
     UpstreamRateLimitedError,
@@ -128,7 +129,10 @@ class Upstream:
         self, deployment: Deployment, body: Mapping[str, Any], *, request_id: str, read_timeout_s: float
     ) -> httpx.Request:
         provider = deployment.at
-        key = await self._keys.get(provider.secret)
+        try:
+            key = await self._keys.get(provider.secret)
+        except StoreUnavailableError as error:
+            raise AttemptFailedError(result="no_key", error=error, again="never") from error
         if key is None:
             raise AttemptFailedError(
                 result="no_key",

@@ -1,0 +1,38 @@
+"""Every five minutes: ends the leases of requests whose process died."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+import boto3
+from aws_lambda_powertools import Logger
+
+from naru.ledger import Ledger
+from naru.meter import Meters
+from naru.settings import Settings
+from naru.sweeper import Sweeper
+
+logger = Logger(service="naru", name="naru")
+settings = Settings.from_environment(os.environ)
+dynamodb = boto3.client("dynamodb")
+sweeper = Sweeper(
+    dynamodb,
+    settings.meter_table,
+    Meters(
+        dynamodb,
+        settings.meter_table,
+        settings.time_zone,
+        organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
+    ),
+    Ledger(dynamodb, settings.ledger_table, settings.time_zone),
+)
+
+
+def lambda_handler(_event: dict[str, Any], _context: Any) -> dict[str, int]:
+    swept = asdict(asyncio.run(sweeper.sweep(now_ms=time.time_ns() // 10**6)))
+    logger.info("sweep", extra=swept)
+    return swept
