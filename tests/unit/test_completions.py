@@ -233,7 +233,7 @@ def test_the_row_says_who_asked_for_what_and_who_served_it(gateway: Gateway) -> 
     gateway.ask("안녕 [[sim tokens=3]]", user="phone-1", stream=True)
     row = gateway.row
     assert (row.key_id, row.end_user, row.model_asked, row.deployment) == (
-        "key_1",
+        gateway.key_id,
         "phone-1",
         OMNI,
         f"holysheep/{OMNI}",

@@ -21,13 +21,14 @@ from naru.accounting import Account, Subject
 from naru.catalog import Catalog, Deployment, Model
 from naru.catalog_source import CatalogSource
 from naru.errors import InvalidRequestError, NaruError, UpstreamError, UpstreamProtocolError
+from naru.failures import AttemptFailedError
 from naru.ledger import Ledger
 from naru.meter import Admission, Meters
 from naru.pricing import Usage
 from naru.relay import ChunkRelay, ErrorChunkError, InvalidChunkError
 from naru.retry import RetryPolicy
 from naru.routing import Route
-from naru.upstream import AttemptFailedError, EventStream, Upstream
+from naru.upstream import EventStream, Upstream
 
 logger = logging.getLogger(__name__)
 

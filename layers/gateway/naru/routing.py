@@ -14,7 +14,7 @@ from naru.errors import InvalidRequestError
 from naru.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from naru.upstream import AttemptFailedError
+    from naru.failures import AttemptFailedError
 
 
 @dataclass(slots=True)

@@ -1,53 +1,28 @@
-"""One call to a provider, and what its failure means.
-
-Whether a call may be repeated is decided by one question: *could the provider have billed it?* What surely was not
-billed may go to the same deployment again; what may have been goes elsewhere or nowhere.
-"""
+"""One call to a provider: a JSON answer, or a stream whose first event has arrived."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
 from naru import dialects
 from naru.catalog import Deployment
-from naru.dialects import ProviderFault
-from naru.errors import (
-    NaruError,
-    ProviderRejectedError,
-    StoreUnavailableError,
-    UpstreamMisconfiguredError,
-    UpstreamProtocolError,
-    UpstreamRateLimitedError,
-    UpstreamRefusedKeyError,
-    UpstreamTimeoutError,
-    UpstreamUnavailableError,
+from naru.errors import StoreUnavailableError
+from naru.failures import (
+    AttemptFailedError,
+    fault_failure,
+    how_to_set,
+    protocol_failure,
+    refused_key,
+    transport_failure,
 )
 from naru.provider_keys import ProviderKeys
 from naru.sse import Decoder, Event, EventTooLargeError
 from naru.wire import compact_json
-
-Again = Literal["same", "elsewhere", "never"]
-
-
-@dataclass(eq=False)
-class AttemptFailedError(Exception):
-    """A call that brought no answer.
-
-    ``result`` is its short name in the ledger, ``error`` what the client is told if nothing else can be tried,
-    ``again`` where a repetition is allowed.
-    """
-
-    result: str
-    error: NaruError
-    again: Again
-    maybe_billed: bool = False
-    retry_after_s: float | None = None
 
 
 def new_http_client(*, max_connections: int = 100) -> httpx.AsyncClient:
@@ -83,15 +58,15 @@ class Upstream:
             async with asyncio.timeout(deadline_s):
                 response = await self._client.send(request)
         except (TimeoutError, httpx.HTTPError) as error:
-            raise _transport_failure(deployment, error) from error
+            raise transport_failure(deployment, error) from error
         payload = _json_of(response.content)
         if response.status_code != httpx.codes.OK:
             raise self._status_failure(deployment, response, payload)
         dialect = dialects.for_name(deployment.at.dialect)
         if isinstance(payload, dict) and payload.get("error"):
-            raise _fault_failure(deployment, dialect.error(200, response.headers, payload))
+            raise fault_failure(deployment, dialect.error(200, response.headers, payload))
         if not _is_answer(payload):
-            raise _protocol_failure(deployment, "its answer is not a chat completion")
+            raise protocol_failure(deployment, "its answer is not a chat completion")
         return dialect.answer(payload)
 
     async def stream(
@@ -118,7 +93,7 @@ class Upstream:
         except (TimeoutError, httpx.HTTPError) as error:
             if response is not None:
                 await response.aclose()
-            raise _transport_failure(deployment, error) from error
+            raise transport_failure(deployment, error) from error
         except BaseException:
             if response is not None:
                 await response.aclose()
@@ -136,11 +111,11 @@ class Upstream:
         if key is None:
             raise AttemptFailedError(
                 result="no_key",
-                error=_refused_key(
+                error=refused_key(
                     deployment,
                     reason="there is no key",
                     advice=f"Put the field {provider.secret!r} into the secret {self._keys.secret_id}: "
-                    + _how_to_set(self._keys.secret_id, provider.secret),
+                    + how_to_set(self._keys.secret_id, provider.secret),
                 ),
                 again="elsewhere",
             )
@@ -167,15 +142,15 @@ class Upstream:
             self._keys.distrust()
             return AttemptFailedError(
                 result=str(response.status_code),
-                error=_refused_key(
+                error=refused_key(
                     deployment,
                     reason=f"the provider refused its key with {response.status_code}: {fault.message}",
                     advice=f"Check the field {deployment.at.secret!r} of the secret {self._keys.secret_id}: "
-                    + _how_to_set(self._keys.secret_id, deployment.at.secret),
+                    + how_to_set(self._keys.secret_id, deployment.at.secret),
                 ),
                 again="elsewhere",
             )
-        return _fault_failure(deployment, fault, status=response.status_code)
+        return fault_failure(deployment, fault, status=response.status_code)
 
 
 class EventStream:
@@ -193,7 +168,7 @@ class EventStream:
         """Waits for the first event, and fails if it is an error: nothing has been said to the client yet."""
         first = await self.next(timeout_s)
         if first is None:
-            raise _protocol_failure(self._deployment, "its stream ended before it began")
+            raise protocol_failure(self._deployment, "its stream ended before it began")
         if (payload := _json_of(first)) and isinstance(payload, dict) and payload.get("error"):
             raise self._reported(payload)
         self._ready.insert(0, Event(first))
@@ -227,134 +202,18 @@ class EventStream:
                 else:
                     self._ready += self._decoder.feed(chunk)
         except (TimeoutError, httpx.HTTPError, httpx.StreamError) as error:
-            raise _transport_failure(self._deployment, error) from error
+            raise transport_failure(self._deployment, error) from error
         except EventTooLargeError as error:
-            raise _protocol_failure(self._deployment, "one event of its stream is too large") from error
+            raise protocol_failure(self._deployment, "one event of its stream is too large") from error
 
     def _reported(self, payload: Any) -> AttemptFailedError:
         """An error that the provider reports inside its stream."""
         dialect = dialects.for_name(self._deployment.at.dialect)
-        return _fault_failure(self._deployment, dialect.error(httpx.codes.OK, {}, payload))
+        return fault_failure(self._deployment, dialect.error(httpx.codes.OK, {}, payload))
 
     async def aclose(self) -> None:
         """Gives the connection back, or drops it where the answer has not been read to its end."""
         await self._response.aclose()
-
-
-def _transport_failure(deployment: Deployment, error: Exception) -> AttemptFailedError:
-    match error:
-        case httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ConnectError() | httpx.WriteError():
-            # Nothing, or not all of it, was sent: there is nothing that could be billed.
-            return AttemptFailedError(
-                result="connect",
-                error=UpstreamUnavailableError(
-                    f"The provider of {deployment.name} cannot be reached at the moment. Try again later.",
-                    log={"reason": f"{type(error).__name__}: {error}"},
-                ),
-                again="same",
-            )
-        case TimeoutError() | httpx.TimeoutException():
-            return AttemptFailedError(
-                result="timeout",
-                error=UpstreamTimeoutError(
-                    f"The provider of {deployment.name} did not answer in time. Ask for fewer tokens, or stream.",
-                    log={"reason": type(error).__name__},
-                ),
-                again="elsewhere",
-                maybe_billed=True,
-            )
-        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.ProxyError():
-            return AttemptFailedError(
-                result="misconfigured",
-                error=UpstreamMisconfiguredError(
-                    f"The gateway cannot call the provider of {deployment.name}. Tell the operator.",
-                    log={"reason": f"{type(error).__name__}: {error}", "advice": "Check base_url in the catalog."},
-                ),
-                again="elsewhere",
-            )
-        case _:
-            return AttemptFailedError(
-                result="reset",
-                error=UpstreamUnavailableError(
-                    f"The provider of {deployment.name} broke the connection. Try again later.",
-                    log={"reason": f"{type(error).__name__}: {error}"},
-                ),
-                again="elsewhere",
-                maybe_billed=True,
-            )
-
-
-def _fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int = 200) -> AttemptFailedError:
-    # An error inside a 200 comes from a provider that had accepted the request, and may have begun to count.
-    maybe_billed = status in {200, 504}
-    result = str(status) if status != httpx.codes.OK else f"200 {fault.kind}"
-    again: Again
-    error: NaruError
-    match fault.kind:
-        case "parameter" | "context_length" | "content_filter" | "other" if 400 <= status < 500 or status == 200:
-            shown = max(status, 400)
-            error = ProviderRejectedError(fault.message, status=shown, param=fault.param, code=fault.code)
-            return AttemptFailedError(result, error, "never")
-        case "not_found":
-            error = UpstreamMisconfiguredError(
-                f"The provider of {deployment.name} does not know this model. Tell the operator.",
-                log={"reason": fault.message, "advice": "Check upstream_model and base_url in the catalog."},
-            )
-            again = "elsewhere"
-        case "quota":
-            error = UpstreamUnavailableError(
-                f"The gateway's account with the provider of {deployment.name} has no credit left. Tell the operator.",
-                code="upstream_quota_exhausted",
-                log={"reason": fault.message, "advice": "Top up the account with the provider."},
-            )
-            again = "elsewhere"
-        case "rate_limited" | "overloaded":
-            kind = UpstreamRateLimitedError if status == httpx.codes.TOO_MANY_REQUESTS else UpstreamUnavailableError
-            error = kind(
-                f"The provider of {deployment.name} is at its limit, and was when it was asked again. Try again later.",
-                retry_after_s=fault.retry_after_s,
-                log={"reason": fault.message},
-            )
-            again, maybe_billed = "same", False
-        case "timeout":
-            error = UpstreamTimeoutError(
-                f"The provider of {deployment.name} did not finish in time. Ask for fewer tokens, or stream.",
-                log={"reason": fault.message},
-            )
-            again, maybe_billed = "elsewhere", True
-        case "key":
-            # Inside a 200: the secret was not distrusted, but the operator must hear of it all the same.
-            error = _refused_key(deployment, reason=fault.message, advice=f"Check the field {deployment.at.secret!r}.")
-            again = "elsewhere"
-        case _ if status < 400 and status != httpx.codes.OK:
-            error = UpstreamMisconfiguredError(
-                f"The provider of {deployment.name} answered with {status}. Tell the operator.",
-                log={
-                    "reason": f"status {status}",
-                    "advice": "Check base_url in the catalog: redirects are not followed.",
-                },
-            )
-            again = "elsewhere"
-        case _:
-            error = UpstreamUnavailableError(
-                f"The provider of {deployment.name} has trouble of its own. Try again later.",
-                retry_after_s=fault.retry_after_s,
-                log={"reason": fault.message},
-            )
-            again = "elsewhere" if maybe_billed else "same"
-    return AttemptFailedError(result, error, again, maybe_billed=maybe_billed, retry_after_s=fault.retry_after_s)
-
-
-def _protocol_failure(deployment: Deployment, what: str) -> AttemptFailedError:
-    return AttemptFailedError(
-        result="invalid_answer",
-        error=UpstreamProtocolError(
-            f"The provider of {deployment.name} sent something that is not an answer. Try again later.",
-            log={"reason": what},
-        ),
-        again="elsewhere",
-        maybe_billed=True,
-    )
 
 
 async def _not_a_stream(deployment: Deployment, response: httpx.Response) -> AttemptFailedError:
@@ -362,25 +221,8 @@ async def _not_a_stream(deployment: Deployment, response: httpx.Response) -> Att
     async with asyncio.timeout(deployment.at.timeouts.silence_s):
         payload = _json_of(await response.aread())
     if isinstance(payload, dict) and payload.get("error"):
-        return _fault_failure(
-            deployment, dialects.for_name(deployment.at.dialect).error(200, response.headers, payload)
-        )
-    return _protocol_failure(deployment, f"its stream is {response.headers.get('content-type', 'of no type')!r:.100}")
-
-
-def _refused_key(deployment: Deployment, *, reason: str, advice: str) -> UpstreamRefusedKeyError:
-    return UpstreamRefusedKeyError(
-        f"The gateway cannot open the provider of {deployment.name}: its own provider key is missing or refused. "
-        "Your API key is fine. Tell the operator.",
-        log={"reason": reason, "advice": advice},
-    )
-
-
-def _how_to_set(secret_id: str, field: str) -> str:
-    return (
-        f"aws secretsmanager put-secret-value --secret-id {secret_id} "
-        f'--secret-string \'{{"{field}":"…"}}\' (with the other fields it holds); it is read again within seconds.'
-    )
+        return fault_failure(deployment, dialects.for_name(deployment.at.dialect).error(200, response.headers, payload))
+    return protocol_failure(deployment, f"its stream is {response.headers.get('content-type', 'of no type')!r:.100}")
 
 
 def _json_of(content: bytes) -> Any:
