@@ -15,9 +15,10 @@ from typing import Any
 from local import template
 from local.emulator import CREDENTIALS, Emulator, EmulatorError
 from naru import keys
+from naru.attributes import to_item
+from naru.meter_state import Limits, new_item
 
 NAME = "naru"
-KEY_ID = "key_local"
 
 _DEPLOY_LIMIT_S = 60.0
 _POLL_S = 0.05
@@ -54,18 +55,19 @@ class Stack:
     """By logical id."""
     template: template.Template
 
-    def add_api_key(self, name: str = "local", key_id: str = KEY_ID) -> str:
+    def add_api_key(self, name: str = "local", limits: Limits | None = None) -> str:
         """Create an API key and return its secret."""
-        secret = keys.new_secret()
-        self.emulator.client("dynamodb").put_item(
-            TableName=self.outputs["MeterTable"],
-            Item={
-                "meter": {"S": f"key#{keys.hash_secret(secret)}"},
-                "key_id": {"S": key_id},
-                "name": {"S": name},
-                "enabled": {"BOOL": True},
-            },
+        key_id = keys.new_key_id()
+        secret = keys.new_secret(key_id)
+        item = new_item(
+            f"key#{key_id}",
+            limits or Limits(rpm=6_000, tpm=10_000_000, max_parallel=100),
+            key_id=key_id,
+            name=name,
+            secrets={keys.hash_secret(secret): 10**15},
+            expires_at_ms=10**15,
         )
+        self.emulator.client("dynamodb").put_item(TableName=self.outputs["MeterTable"], Item=to_item(item))
         return secret
 
     def put_provider_keys(self, provider_keys: Mapping[str, str]) -> None:

@@ -53,8 +53,8 @@ class RunningStack:
         return self.gateway.stack.emulator.client(service)
 
     def new_api_key(self, name: str) -> str:
-        """A key of a test's own; its `key_id` is ``key_<name>``."""
-        return self.gateway.stack.add_api_key(name, f"key_{name}")
+        """A key of a test's own."""
+        return self.gateway.stack.add_api_key(name)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 @contextmanager
 def running_stack(
-    folder: Path, *, enforce_iam: bool = False, model_config: Config | None = None
+    folder: Path, *, enforce_iam: bool = True, model_config: Config | None = None
 ) -> Iterator[RunningStack]:
     """A gateway all of whose providers are one simulated model."""
     with (

@@ -115,7 +115,7 @@ def test_an_image_is_seen(client: openai.OpenAI) -> None:
 
 
 def test_structured_output_is_structured(client: openai.OpenAI) -> None:
-    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    schema: dict[str, object] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     answer = client.chat.completions.create(
         model=OMNI,
         messages=say("서울"),
@@ -144,23 +144,24 @@ def test_choices_seed_stop_logprobs_and_unknown_fields_pass(client: openai.OpenA
 def test_what_openai_clients_usually_send_reaches_clova_studio_in_its_dialect(
     client: openai.OpenAI, model: str, stream: bool
 ) -> None:
-    answer = client.chat.completions.create(
-        model=model,
-        messages=[
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": [
             {"role": "developer", "content": "짧게 답하세요."},
             {"role": "system", "content": "존댓말로."},
             {"role": "user", "content": "안녕 [[sim tokens=12]]"},
         ],
-        temperature=1.3,
-        user="phone-1",
-        frequency_penalty=0,
-        presence_penalty=0,
-        n=1,
-        store=False,
-        parallel_tool_calls=True,
-        stream=stream,
-        **({"stream_options": {"include_usage": True}} if stream else {}),  # type: ignore[arg-type]
-    )
+        "temperature": 1.3,
+        "user": "phone-1",
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "n": 1,
+        "store": False,
+        "parallel_tool_calls": True,
+    }
+    if stream:
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+    answer = client.chat.completions.create(**asked)
     if isinstance(answer, ChatCompletion):
         assert answer.choices[0].finish_reason == "stop"
         assert answer.choices[0].message.content

@@ -140,4 +140,5 @@ def test_no_permission_is_for_everything(loaded: Template) -> None:
     for statement in statements(loaded):
         assert statement["Resource"] != "*", statement
         assert "*" not in json.dumps(statement["Action"]), statement
-        assert statement["Sid"], statement
+        # SAM writes one statement itself: a schedule may invoke the function it is for.
+        assert "Sid" in statement or statement["Action"] == ["lambda:InvokeFunction"], statement

@@ -368,7 +368,7 @@ def test_settling_a_month_that_is_gone_still_ends_the_lease(dynamodb: Any, new_g
 def test_one_phone_cannot_spend_the_budget_of_the_app(dynamodb: Any, new_gate: NewGate) -> None:
     key, gate = new_gate(budget_pico_usd=100 * USD, user_budget_pico_usd=2 * USD)
     gate.admit(end_user="phone-1"), gate.admit(end_user="phone-1")
-    with pytest.raises(QuotaExceededError, match="This end user has used its monthly budget of 2.00 USD"):
+    with pytest.raises(QuotaExceededError, match=r"This end user has used its monthly budget of 2\.00 USD"):
         gate.admit(end_user="phone-1")
     gate.admit(end_user="phone-2")
     gate.admit()

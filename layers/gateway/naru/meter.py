@@ -106,7 +106,9 @@ class Meters:
         now_ms = time.time_ns() // 10**6 if now_ms is None else now_ms
         answer = await self._call(
             # A key that was revoked a moment ago is revoked.
-            self._client.get_item, Key=to_item({"meter": f"key#{key_id}"}), ConsistentRead=True
+            self._client.get_item,
+            Key=to_item({"meter": f"key#{key_id}"}),
+            ConsistentRead=True,
         )
         if not (item := answer.get("Item")):
             raise unknown_key()
@@ -424,7 +426,9 @@ class Meters:
                     f"too little of it is left for what this request can cost at most ({_usd(demand.worst_pico_usd)} USD). "
                     f"It begins anew on {resets.isoformat(timespec='minutes')}. Ask the operator for more, or for "
                     "fewer tokens with max_tokens.",
-                    retry_after_s=max(0.0, (resets - datetime.fromtimestamp(demand.now_ms / 1000, UTC)).total_seconds()),
+                    retry_after_s=max(
+                        0.0, (resets - datetime.fromtimestamp(demand.now_ms / 1000, UTC)).total_seconds()
+                    ),
                 )
             case "parallel":
                 limit, what = meter.item["max_parallel"] * meter.shards, "requests at once"

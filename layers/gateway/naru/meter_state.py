@@ -130,10 +130,14 @@ class Meter:
         slot = max(now_ms // SLOT_MS, self.item["slot"])
         counted = [*self.item["history"]]
         if slot != self.item["slot"]:
-            counted.append({name: self.item[f"slot_{name}"] for name in ("requests", "tokens")} | {"slot": self.item["slot"]})
+            counted.append(
+                {name: self.item[f"slot_{name}"] for name in ("requests", "tokens")} | {"slot": self.item["slot"]}
+            )
             counted = [past for past in counted if past["slot"] >= slot - _SLOTS_KEPT]
             forgotten = {
-                name: self.item[f"slot_{name}"] + sum(past[name] for past in self.item["history"]) - sum(past[name] for past in counted)
+                name: self.item[f"slot_{name}"]
+                + sum(past[name] for past in self.item["history"])
+                - sum(past[name] for past in counted)
                 for name in ("requests", "tokens")
             }
         else:
