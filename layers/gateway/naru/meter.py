@@ -22,21 +22,15 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from naru.attributes import from_item, to_item
-from naru.business_time import business_day, next_month_starts
-from naru.errors import (
-    NaruError,
-    PermissionDeniedError,
-    QuotaExceededError,
-    RateLimitedError,
-    StoreUnavailableError,
-)
-from naru.keys import expired_key, read_authorization, unknown_key
+from naru.business_time import business_day
+from naru.errors import NaruError, StoreUnavailableError
+from naru.keys import read_authorization, unknown_key
 from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, new_item
+from naru.refusals import headers_of, refused
 from naru.request_ids import arrived_at_ms
 
 if TYPE_CHECKING:
@@ -115,8 +109,8 @@ class Meters:
         meter = Meter(from_item(item))
         nothing = Demand("", now_ms, self._month(now_ms), worst_pico_usd=0, tokens=0, secret_hash=secret_hash)
         if (refusal := meter.refusal(nothing)) and refusal.reason in {"unknown", "expired", "disabled"}:
-            raise self._error(meter, refusal, nothing)
-        return ApiKey(key_id, self._headers(meter, now_ms))
+            raise refused(meter, refusal, nothing, self._zone)
+        return ApiKey(key_id, headers_of(meter, now_ms))
 
     # ── Admission ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,7 +142,7 @@ class Meters:
         of_key = replace(demand, secret_hash=secret_hash, model=model)
         key, leased = await self._admit(f"key#{key_id}", of_key)
         leases = [leased]
-        headers = self._headers(key, now_ms)
+        headers = headers_of(key, now_ms)
         try:
             if end_user is not None and (limits := _user_limits(key)):
                 user = hashlib.sha256(end_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -225,7 +219,7 @@ class Meters:
                 return result[0], (result[0].id, result[1])
             meter, refusal = result
             if refusal.reason in {"unknown", "expired", "disabled", "model"}:
-                raise self._error(meter, refusal, demand)
+                raise refused(meter, refusal, demand, self._zone)
             refusals.append((meter, refusal))
             shards = meter.shards
         budget = [meter for meter, refusal in refusals if refusal.reason == "budget"]
@@ -234,7 +228,7 @@ class Meters:
         # Of several reasons the one that passes first.
         waits = [(refusal.retry_after_s or float("inf"), index) for index, (_, refusal) in enumerate(refusals)]
         meter, refusal = refusals[min(waits)[1]]
-        raise self._error(meter, refusal, demand)
+        raise refused(meter, refusal, demand, self._zone)
 
     async def _admit_shard(
         self, shard_id: str, demand: Demand, absent: dict[str, Any] | None
@@ -311,6 +305,9 @@ class Meters:
         except _ConditionFailedError:
             return  # opened by somebody else, or with another budget: the next round sees it
 
+    def _month(self, at_ms: int) -> str:
+        return business_day(at_ms, self._zone).isoformat()[:7]
+
     # ── DynamoDB ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def _update(self, meter_id: str, update: Update) -> dict[str, Any]:
@@ -375,78 +372,6 @@ class Meters:
         self._seen[meter.id] = meter
         return meter
 
-    # ── Answers ────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _month(self, at_ms: int) -> str:
-        return business_day(at_ms, self._zone).isoformat()[:7]
-
-    def _headers(self, meter: Meter, now_ms: int) -> dict[str, str]:
-        """OpenAI's rate limit headers for a key; a limit that there is not is not shown."""
-        if not meter.is_rate_limited:
-            return {}
-        minute = meter.minute(now_ms)
-        whole_s = max(0.0, (minute.slot * SLOT_MS + 7 * SLOT_MS - now_ms) / 1000)
-        headers = {}
-        for name, limit, left in (
-            ("requests", meter.item["rpm"], minute.requests_left),
-            ("tokens", meter.item["tpm"], minute.tokens_left),
-        ):
-            if limit < UNLIMITED:
-                headers[f"x-ratelimit-limit-{name}"] = str(limit * meter.shards)
-                headers[f"x-ratelimit-remaining-{name}"] = str(max(0, left) * meter.shards)
-                headers[f"x-ratelimit-reset-{name}"] = "0s" if left >= limit else f"{whole_s:.3f}s"
-        return headers
-
-    def _error(self, meter: Meter, refusal: Refusal, demand: Demand) -> NaruError:
-        error = self._refused(meter, refusal, demand)
-        if meter.id.startswith("key#") and refusal.reason not in {"unknown", "expired"}:
-            error.headers = self._headers(meter, demand.now_ms)
-        return error
-
-    def _refused(self, meter: Meter, refusal: Refusal, demand: Demand) -> NaruError:
-        whose = {"key": "This API key", "user": "This end user"}.get(meter.id.partition("#")[0], "The organisation")
-        match refusal.reason:
-            case "unknown":
-                return unknown_key()
-            case "expired":
-                return expired_key()
-            case "disabled":
-                return PermissionDeniedError(f"{whose} is switched off. Ask the operator.", code="api_key_disabled")
-            case "model":
-                models = ", ".join(sorted(meter.item["models"]))
-                return PermissionDeniedError(
-                    f"This API key may not use {demand.model!r}. It may use: {models}.",
-                    param="model",
-                    code="model_not_allowed",
-                )
-            case "budget":
-                resets = next_month_starts(arrived_at_ms(demand.request_id), self._zone)
-                return QuotaExceededError(
-                    f"{whose} has used its monthly budget of {_usd(meter.item['budget_pico_usd'] * meter.shards)} USD, or "
-                    f"too little of it is left for what this request can cost at most ({_usd(demand.worst_pico_usd)} USD). "
-                    f"It begins anew on {resets.isoformat(timespec='minutes')}. Ask the operator for more, or for "
-                    "fewer tokens with max_tokens.",
-                    retry_after_s=max(
-                        0.0, (resets - datetime.fromtimestamp(demand.now_ms / 1000, UTC)).total_seconds()
-                    ),
-                )
-            case "parallel":
-                limit, what = meter.item["max_parallel"] * meter.shards, "requests at once"
-            case "requests":
-                limit, what = meter.item["rpm"] * meter.shards, "requests per minute"
-            case "tokens":
-                limit, what = meter.item["tpm"] * meter.shards, "tokens per minute"
-        if refusal.retry_after_s is None:
-            return RateLimitedError(
-                f"{whose} is limited to {limit} {what}, and this request alone may need {demand.tokens}. "
-                "Send a shorter prompt, or ask for fewer tokens with max_tokens.",
-                hopeless=True,
-            )
-        return RateLimitedError(
-            f"{whose} is limited to {limit} {what}. Try again in {refusal.retry_after_s:.1f} s.",
-            retry_after_s=refusal.retry_after_s,
-        )
-
 
 def _guess(meter_id: str, month: str, slot: int) -> Meter:
     """A meter nobody has looked at, as it probably is: limited by the minute, and already in use."""
@@ -464,10 +389,3 @@ def _user_limits(key: Meter) -> Limits | None:
         budget_pico_usd=key.item.get("user_budget_pico_usd", UNLIMITED), rpm=key.item.get("user_rpm", UNLIMITED)
     )
     return limits if limits != Limits() else None
-
-
-def _usd(pico_usd: int) -> str:
-    """Dollars with as many decimals as they need, at least two."""
-    whole, fraction = divmod(pico_usd, 10**12)
-    decimals = f"{fraction:012d}".rstrip("0").ljust(2, "0")
-    return f"{whole}.{decimals}"

@@ -28,7 +28,7 @@ UNLIMITED = 10**30
 """More than anybody can spend or ask; DynamoDB keeps 38 digits."""
 
 SLOT_MS = 10_000
-_SLOTS_KEPT = 6  # before the current one: a request in the seventh is at least 60 s old
+SLOTS_KEPT = 6  # before the current one: a request in the seventh is at least 60 s old
 
 Reason = Literal["unknown", "expired", "disabled", "model", "parallel", "requests", "tokens", "budget"]
 
@@ -133,7 +133,7 @@ class Meter:
             counted.append(
                 {name: self.item[f"slot_{name}"] for name in ("requests", "tokens")} | {"slot": self.item["slot"]}
             )
-            counted = [past for past in counted if past["slot"] >= slot - _SLOTS_KEPT]
+            counted = [past for past in counted if past["slot"] >= slot - SLOTS_KEPT]
             forgotten = {
                 name: self.item[f"slot_{name}"]
                 + sum(past[name] for past in self.item["history"])
@@ -189,7 +189,7 @@ class Meter:
         for past in slots:
             missing -= past[reason]
             if missing <= 0:
-                return ((past["slot"] + _SLOTS_KEPT + 1) * SLOT_MS - now_ms) / 1000
+                return ((past["slot"] + SLOTS_KEPT + 1) * SLOT_MS - now_ms) / 1000
         return 60.0
 
     def admission(self, demand: Demand) -> tuple[Lease, Update]:
