@@ -14,11 +14,16 @@ _LAUNCHER = Path(__file__).with_name("child.py")
 _PATIENCE_S = 1.0
 
 
-def forget_aws_settings() -> None:
-    """Drop all AWS settings of the developer's shell: nothing that runs here may reach a real account."""
+def stay_on_this_machine() -> None:
+    """Drop all AWS settings of the developer's shell, and reach this machine without the shell's proxy: nothing that
+    runs here may reach a real account, and everything that does run here is here.
+    """
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    beyond = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    direct = ",".join(filter(None, ["127.0.0.1", "localhost", beyond]))
+    os.environ |= {"no_proxy": direct, "NO_PROXY": direct}
 
 
 def tail(log: Path, lines: int = 15) -> str:

@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local.emulator import HOST, EmulatorError, free_port
 from local.gateway import Gateway, gateway
 from local.handler_pool import PoolError
-from local.processes import forget_aws_settings, running_module, tail
+from local.processes import stay_on_this_machine, running_module, tail
 from local.template import REPOSITORY
 from naru import catalog
 from naru.errors import CatalogError
@@ -64,7 +64,7 @@ class Providers:
 
 def main() -> int:
     """Run until a signal, and return the exit status."""
-    forget_aws_settings()
+    stay_on_this_machine()
     try:
         port, model_port = _port("NARU_PORT", 8000), _port("NARU_MODEL_PORT", 0)
         _check_free(port)

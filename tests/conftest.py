@@ -15,11 +15,11 @@ from local import simulated_model
 from local.emulator import REGION
 from local.front_door import FrontDoor
 from local.gateway import Gateway, gateway, in_thread
-from local.processes import forget_aws_settings
+from local.processes import stay_on_this_machine
 from local.simulated_model import Config, ThreadedModel
 
 # Before any client is made: no test may reach a real account.
-forget_aws_settings()
+stay_on_this_machine()
 os.environ["AWS_DEFAULT_REGION"] = REGION
 
 

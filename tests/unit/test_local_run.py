@@ -64,7 +64,7 @@ def test_a_provider_of_ones_own_is_simulated_until_it_has_a_key(tmp_path: Path) 
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decision that went wrong must not start the whole system."""
     monkeypatch.setattr(run, "_until_stopped", None)
-    monkeypatch.setattr(run, "forget_aws_settings", lambda: None)
+    monkeypatch.setattr(run, "stay_on_this_machine", lambda: None)
 
 
 @pytest.mark.usefixtures("quiet")

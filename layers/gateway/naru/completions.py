@@ -63,6 +63,9 @@ class _Plan:
     catalog: Catalog
     model: Model
     route: Route
+    prompt_bound_tokens: int
+    """No provider can count more."""
+    prompt_estimate_tokens: int
 
     @property
     def choices(self) -> int:
@@ -74,20 +77,19 @@ class _Plan:
 
     def worst_case_pico_usd(self, deployment: Deployment) -> int:
         """The most that one call to this deployment can cost."""
-        bound = tokens.upper_bound_prompt(self.body, self.model.tokenizer, image_tokens=self.model.image_tokens)
         return deployment.rates.worst_case_pico_usd(
             # What does not fit into the context is refused, not billed.
-            prompt_tokens=min(bound, deployment.context_tokens),
+            prompt_tokens=min(self.prompt_bound_tokens, deployment.context_tokens),
             completion_tokens=tokens.upper_bound_completion(self.body, output_limit=self.output_limit),
         )
 
     def estimated_tokens(self) -> int:
         """What the request takes of a limit of tokens per minute, until the provider has counted."""
-        return tokens.estimate_prompt(self.body, self.model.tokenizer) + self.output_limit * self.choices
+        return self.prompt_estimate_tokens + self.output_limit * self.choices
 
     def estimated_usage(self, counter: tokens.CompletionCounter) -> Usage:
         return Usage(
-            prompt_tokens=tokens.estimate_prompt(self.body, self.model.tokenizer),
+            prompt_tokens=self.prompt_estimate_tokens,
             completion_tokens=counter.completion_tokens,
             reasoning_tokens=counter.reasoning_tokens,
             estimated=True,
@@ -186,7 +188,9 @@ class Completions:
         catalog = await self._catalogs.current()
         model = catalog.model(request.model)
         route = Route(model, body, output_limit=request.output_limit or model.default_output_tokens)
-        return _Plan(body, request, catalog, model, route)
+        bound = tokens.upper_bound_prompt(body, model.tokenizer, image_tokens=model.image_tokens)
+        estimate = tokens.estimate_prompt(body, model.tokenizer)
+        return _Plan(body, request, catalog, model, route, bound, estimate)
 
     async def _admit(self, call: Call, plan: _Plan) -> Admission:
         return await self._meters.admit(

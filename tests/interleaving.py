@@ -1,0 +1,150 @@
+"""Processes that share a database and advance one call at a time, in the order a test chooses.
+
+The code under test runs as it is, on asyncio; only its calls to other systems (`asyncio.to_thread`) wait until the
+test lets them happen. Between any two of them another process can run, or this one can die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any, Literal
+
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
+
+How = Literal["answered", "answer lost, sent again", "not sent", "answer lost", "died before", "died after"]
+
+_process: ContextVar[int] = ContextVar("process")
+
+
+@dataclass(eq=False)
+class Call:
+    """A call that waits to happen."""
+
+    process: int
+    function: Callable[..., Any]
+    parameters: dict[str, Any]
+    result: asyncio.Future[Any]
+
+
+class Interleaving:
+    """Runs coroutines of several processes up to their next calls."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        # A process that died leaves tasks behind that nobody waits for.
+        self._loop.set_exception_handler(lambda _loop, _context: None)
+        self._tasks: dict[int, list[asyncio.Task[Any]]] = {}
+        self.waiting: list[Call] = []
+
+    @contextmanager
+    def instead_of_threads(self, *modules: ModuleType) -> Iterator[None]:
+        """Inside, the calls of these modules wait for `happen`, and no time passes in their pauses."""
+        shim = SimpleNamespace(to_thread=self.to_thread, gather=asyncio.gather, sleep=lambda _: asyncio.sleep(0))
+        before = [vars(module)["asyncio"] for module in modules]
+        for module in modules:
+            vars(module)["asyncio"] = shim
+        try:
+            yield
+        finally:
+            for module, original in zip(modules, before, strict=True):
+                vars(module)["asyncio"] = original
+
+    def to_thread(self, function: Callable[..., Any], *args: Any, **parameters: Any) -> Awaitable[Any]:
+        """Wait until the call is let happen."""
+        call = Call(
+            _process.get(), (lambda: function(*args)) if args else function, parameters, self._loop.create_future()
+        )
+        self.waiting.append(call)
+        return call.result
+
+    def start(self, process: int, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin work on a process, up to its first call."""
+        token = _process.set(process)
+        try:
+            task = self._loop.create_task(work)
+        finally:
+            _process.reset(token)
+        self._tasks.setdefault(process, []).append(task)
+        self._run()
+        return task
+
+    def happen(self, call: Call, how: How = "answered") -> None:
+        """Let one call happen, and run its process up to the next."""
+        self.waiting.remove(call)
+        if how in {"died before", "died after"}:
+            if how == "died after":
+                _outcome(call)
+            self.kill(call.process)
+            return
+        if how == "not sent":
+            outcome: Any = EndpointConnectionError(endpoint_url="the table")
+        else:
+            outcome = _outcome(call)
+            if how == "answer lost, sent again":
+                outcome = _outcome(call)  # what boto3 does after a timeout
+            if how == "answer lost":
+                outcome = ReadTimeoutError(endpoint_url="the table")
+        if isinstance(outcome, Exception):
+            call.result.set_exception(outcome)
+        else:
+            call.result.set_result(outcome)
+        self._run()
+
+    def finish(self, task: asyncio.Task[Any]) -> Any:
+        """Let calls happen in the order in which they were made, until the task is done; its result."""
+        while not task.done():
+            self.happen(self.waiting[0])
+        return task.result()
+
+    def drain(self) -> None:
+        """Let everything happen that is waiting or comes of it."""
+        while self.waiting:
+            self.happen(self.waiting[0])
+
+    def kill(self, process: int) -> None:
+        """End a process at once: no handler of it runs, no call of it happens."""
+        self._tasks.pop(process, None)
+        self.waiting = [call for call in self.waiting if call.process != process]
+
+    def forget(self, task: asyncio.Task[Any]) -> None:
+        """Kill one task; its calls must have been taken out of `waiting`."""
+        for tasks in self._tasks.values():
+            if task in tasks:
+                tasks.remove(task)
+
+    def close(self) -> None:
+        """End the loop and all that hangs on it."""
+        everything = asyncio.all_tasks(self._loop)
+        # What was killed must not come to life for its own cleaning up.
+        shut = asyncio.CancelledError
+        for task in everything:
+            task.cancel()
+        for _ in range(100):
+            for call in self.waiting:
+                call.result.cancel()
+            self.waiting.clear()
+            self._run()
+            if all(task.done() for task in everything):
+                break
+        for task in everything:
+            if task.done() and not task.cancelled() and isinstance(task.exception(), shut):
+                continue
+        self._loop.close()
+
+    def _run(self) -> None:
+        """Run until everything waits for a call."""
+        while self._loop._ready:  # type: ignore[attr-defined]
+            self._loop.call_soon(self._loop.stop)
+            self._loop.run_forever()
+
+
+def _outcome(call: Call) -> Any:
+    try:
+        return call.function(**call.parameters)
+    except Exception as error:  # noqa: BLE001 - handed on to whoever made the call
+        return error
