@@ -457,12 +457,9 @@ def test_a_byte_a_second_does_not_outwit_the_deadline(gateway: Gateway) -> None:
         gateway.ask("안녕 [[sim fault=drip:100]]")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_second_deployment_serves_what_the_first_may_not_repeat(gateway: Gateway, stream: bool) -> None:
-    gateway.use_catalog(
-        (
-            "[models.hyperclova-x-omni-fast]\n",
-            """[[models.hyperclova-x-omni.deployments]]
+ELSEWHERE = (
+    "[models.hyperclova-x-omni-fast]\n",
+    """[[models.hyperclova-x-omni.deployments]]
 name = "elsewhere"
 provider = "holysheep"
 upstream_model = "gpt-4.1"
@@ -474,8 +471,32 @@ max_output_tokens = 16_384
 
 [models.hyperclova-x-omni-fast]
 """,
-        )
-    )
+)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "slow_first_token:30000",  # the head and the role come, no token does
+        "stall_after:0,seconds=30",
+        "cut_after:0,how=reset",
+        "cut_after:0,how=end",
+        "malformed_json",
+    ],
+)
+def test_a_stream_that_fails_before_its_first_token_is_served_elsewhere(gateway: Gateway, fault: str) -> None:
+    impatient = ('secret = "holysheep"\n', 'secret = "holysheep"\ntimeouts = { first_token_s = 0.4 }\n')
+    gateway.use_catalog(ELSEWHERE, impatient)
+    events = chunks(gateway.ask(f"안녕 [[sim tokens=5 fault={fault},model={OMNI}]]", stream=True))
+    assert events[-1] == "[DONE]"
+    assert text(events)
+    assert (gateway.row.deployment, gateway.row.outcome) == ("elsewhere", "completed")
+    assert [attempt.maybe_billed for attempt in gateway.row.attempts] == [True, False]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_second_deployment_serves_what_the_first_may_not_repeat(gateway: Gateway, stream: bool) -> None:
+    gateway.use_catalog(ELSEWHERE)
     gateway.ask(f"안녕 [[sim tokens=5 fault=reset_before_headers:0,tokens=5,model={OMNI}]]", stream=stream)
     row = gateway.row
     assert [(attempt.deployment, attempt.result) for attempt in row.attempts] == [

@@ -57,11 +57,16 @@ class Price(_Strict):
 
 
 class Timeouts(_Strict):
-    """Seconds. ``total_s`` bounds one attempt at a JSON answer; a stream may take longer as long as it speaks."""
+    """Seconds of one attempt. Until the first token of a stream nothing has been said to the client, so another
+    attempt costs it only time; a JSON answer comes all at once and has the whole deadline.
+    """
 
     connect_s: Seconds = 5.0
-    first_byte_s: Seconds = 60.0
+    first_byte_s: Seconds = 30.0
+    first_token_s: Seconds = 60.0
+    """From the call to the first token, which models that think in silence take long for."""
     silence_s: Seconds = 30.0
+    """Between two events, once tokens have begun to come."""
 
 
 class Provider(_Strict):
@@ -88,6 +93,8 @@ class Deployment(_Strict):
     context_tokens: Annotated[int, Field(gt=0)]
     max_output_tokens: Annotated[int, Field(gt=0)]
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    timeouts: Timeouts | None = None
+    """Its provider's, where it has none of its own."""
     strip: frozenset[str] = frozenset()
     """Request fields that this deployment does not take and whose loss does not change the answer."""
 
@@ -110,6 +117,11 @@ class Deployment(_Strict):
     def at(self) -> Provider:
         """The provider that serves it."""
         return self._provider
+
+    @property
+    def patience(self) -> Timeouts:
+        """How long to wait for it."""
+        return self.timeouts or self._provider.timeouts
 
     @property
     def rates(self) -> Rates:

@@ -69,7 +69,10 @@ class ProviderKeys:
                     "advice": "Check that the secret exists, holds a JSON object and that the function may read it.",
                 },
             ) from error
+        # What cannot stand in a header is no key, and is reported as missing.
         self._keys = {
-            name: SecretStr(key.strip()) for name, key in fields.items() if isinstance(key, str) and key.strip()
+            name: SecretStr(key.strip())
+            for name, key in fields.items()
+            if isinstance(key, str) and key.strip().isascii() and key.strip().isprintable() and key.strip()
         }
         self._read_at_s = time.monotonic()

@@ -37,7 +37,9 @@ class Settings(BaseModel):
     meter_table: Annotated[str, Field(min_length=1)]
     provider_keys_secret: Annotated[str, Field(min_length=1)]
     catalog_uri: Annotated[str, Field(pattern=r"^(s3://[^/]+/.+)?$")] = ""
-    provider_base_urls: Annotated[dict[str, str], BeforeValidator(_json_object)] = {}
+    provider_base_urls: Annotated[
+        dict[str, Annotated[str, Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$")]], BeforeValidator(_json_object)
+    ] = {}
     time_zone: Annotated[ZoneInfo, BeforeValidator(_zone)] = ZoneInfo("Asia/Seoul")
     monthly_budget_usd: Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)] = Decimal(500)
     """The organisation's, when its meter is first made; after that the admin API changes it."""

@@ -1,9 +1,10 @@
-"""One call to a provider: a JSON answer, or a stream whose first event has arrived."""
+"""One call to a provider: a JSON answer, or a stream whose first token has arrived."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -72,16 +73,19 @@ class Upstream:
     async def stream(
         self, deployment: Deployment, body: Mapping[str, Any], *, request_id: str, deadline_s: float
     ) -> EventStream:
-        """The events of a streamed answer, once the first of them has arrived.
+        """The events of a streamed answer, once its first token has arrived.
 
         Raises :class:`AttemptFailedError`.
         """
-        timeouts = deployment.at.timeouts
-        first_byte_s = min(timeouts.first_byte_s, deadline_s)
-        request = await self._request(deployment, body, request_id=request_id, read_timeout_s=first_byte_s)
+        patience = deployment.patience
+        first_byte_s = min(patience.first_byte_s, deadline_s)
+        started_s = time.monotonic()
+        # The limits are kept here; a limit of httpx's for each read would cut the longest of them short.
+        read_timeout_s = max(patience.first_byte_s, patience.first_token_s, patience.silence_s)
+        request = await self._request(deployment, body, request_id=request_id, read_timeout_s=read_timeout_s)
         response = None
         try:
-            async with asyncio.timeout(first_byte_s + timeouts.connect_s):
+            async with asyncio.timeout(first_byte_s + patience.connect_s):
                 response = await self._client.send(request, stream=True)
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
@@ -89,7 +93,8 @@ class Upstream:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise await _not_a_stream(deployment, response)
             events = EventStream(deployment, response)
-            await events.peek(first_byte_s)
+            async with asyncio.timeout(min(patience.first_token_s, deadline_s) - (time.monotonic() - started_s)):
+                await events.await_first_token()
         except (TimeoutError, httpx.HTTPError) as error:
             if response is not None:
                 await response.aclose()
@@ -131,7 +136,10 @@ class Upstream:
                 "x-request-id": request_id,
             },
             timeout=httpx.Timeout(
-                connect=provider.timeouts.connect_s, read=read_timeout_s, write=30.0, pool=provider.timeouts.connect_s
+                connect=deployment.patience.connect_s,
+                read=read_timeout_s,
+                write=30.0,
+                pool=deployment.patience.connect_s,
             ),
         )
 
@@ -164,24 +172,33 @@ class EventStream:
         self._ready: list[Event] = []
         self._ended = False
 
-    async def peek(self, timeout_s: float) -> None:
-        """Waits for the first event, and fails if it is an error: nothing has been said to the client yet."""
-        first = await self.next(timeout_s)
-        if first is None:
-            raise protocol_failure(self._deployment, "its stream ended before it began")
-        if (payload := _json_of(first)) and isinstance(payload, dict) and payload.get("error"):
-            raise self._reported(payload)
-        self._ready.insert(0, Event(first))
+    async def await_first_token(self) -> None:
+        """Reads on until the answer says something or ends; what came before is kept. An error until then fails the
+        attempt and not the answer: nothing has been said to the client yet.
+        """
+        before: list[Event] = []
+        while (data := await self.next(None)) is not None:
+            before.append(Event(data))
+            payload = _json_of(data)
+            if isinstance(payload, dict) and payload.get("error"):
+                raise self._reported(payload)
+            if not isinstance(payload, dict):
+                break  # [DONE] before any token, or nothing that could be a chunk
+            if _says_something(payload):
+                self._ready[:0] = before
+                return
+        raise protocol_failure(self._deployment, "its stream ended before it began")
 
     @property
     def silence_s(self) -> float:
         """How long the provider may say nothing between two events."""
-        return self._deployment.at.timeouts.silence_s
+        return self._deployment.patience.silence_s
 
-    async def next(self, timeout_s: float) -> bytes | None:
+    async def next(self, timeout_s: float | None) -> bytes | None:
         """The data of the next event; None at the end.
 
-        Raises :class:`AttemptFailedError` when nothing comes within ``timeout_s`` or the stream breaks.
+        Raises :class:`AttemptFailedError` when nothing comes within ``timeout_s``, if that is a number, or the stream
+        breaks.
         """
         try:
             while True:
@@ -218,11 +235,25 @@ class EventStream:
 
 async def _not_a_stream(deployment: Deployment, response: httpx.Response) -> AttemptFailedError:
     """A 200 of another content type: an error in JSON, or a page of some proxy."""
-    async with asyncio.timeout(deployment.at.timeouts.silence_s):
+    async with asyncio.timeout(deployment.patience.silence_s):
         payload = _json_of(await response.aread())
     if isinstance(payload, dict) and payload.get("error"):
         return fault_failure(deployment, dialects.for_name(deployment.at.dialect).error(200, response.headers, payload))
     return protocol_failure(deployment, f"its stream is {response.headers.get('content-type', 'of no type')!r:.100}")
+
+
+def _says_something(chunk: dict[str, Any]) -> bool:
+    """Whether a chunk holds a token, or the reason why there will be none."""
+    choices = chunk.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        if not isinstance(choice, dict):
+            continue
+        delta = choice.get("delta")
+        if choice.get("finish_reason") or (
+            isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role")
+        ):
+            return True
+    return False
 
 
 def _json_of(content: bytes) -> Any:
