@@ -509,6 +509,79 @@ def test_a_second_deployment_serves_what_the_first_may_not_repeat(gateway: Gatew
     assert row.maybe_billed_pico_usd >= first["cost_pico_usd"]
 
 
+# ── Another model answers ──────────────────────────────────────────────────────────────────────────────────
+
+FAST = "hyperclova-x-omni-fast"
+
+
+def fall_back_to(*models: str) -> tuple[str, str]:
+    """A change to the catalog: omni's fallbacks."""
+    return ("[models.hyperclova-x-omni]\n", f"[models.hyperclova-x-omni]\nfallbacks = {json.dumps(models)}\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_fails_twice_is_replaced_and_the_answer_and_the_bill_say_by_whom(
+    gateway: Gateway, stream: bool
+) -> None:
+    gateway.use_catalog(fall_back_to(FAST))
+    gateway.ask(f"안녕 [[sim tokens=5 fault=status:503,model={OMNI}]]", stream=stream)
+    row = gateway.row
+    assert [(attempt.deployment, attempt.result) for attempt in row.attempts] == [
+        (f"holysheep/{OMNI}", "503"),
+        (f"holysheep/{OMNI}", "503"),
+        (f"holysheep/{FAST}", "ok"),
+    ]
+    assert (row.model_asked, row.model_served, gateway.headers["x-naru-model"]) == (OMNI, FAST, FAST)
+    assert_row_is_the_bill(gateway)
+
+
+def test_a_long_wait_is_not_waited_where_a_fallback_is_there(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to(FAST))
+    gateway.ask(f"안녕 [[sim tokens=5 fault=status:429,retry_after=60,model={OMNI}]]")
+    assert [attempt.result for attempt in gateway.row.attempts] == ["429", "ok"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_may_have_been_billed_goes_to_the_fallback_at_once(gateway: Gateway, stream: bool) -> None:
+    gateway.use_catalog(fall_back_to(FAST))
+    gateway.ask(f"안녕 [[sim tokens=5 fault=reset_before_headers:0,tokens=5,model={OMNI}]]", stream=stream)
+    first, second = gateway.model.stats()["billed"]
+    assert gateway.row.cost_pico_usd == second["cost_pico_usd"]
+    assert gateway.row.maybe_billed_pico_usd >= (first["cost_pico_usd"] or 0) > 0
+
+
+def test_a_prompt_that_is_too_long_goes_where_there_is_more_context_and_nowhere_else(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to(FAST, "gpt-4.1"))
+    gateway.ask(f"안녕 [[sim tokens=5 fault=context_length,model={OMNI}]]")
+    assert [attempt.deployment for attempt in gateway.row.attempts] == [f"holysheep/{OMNI}", "holysheep/gpt-4.1"]
+
+
+def test_a_fallback_that_cannot_serve_the_request_is_skipped_and_not_tried(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to("HCX-DASH-002", FAST))
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+    words = {"type": "text", "text": f"무엇? [[sim tokens=5 fault=reset_before_headers,model={OMNI}]]"}
+    gateway.ask(messages=[{"role": "user", "content": [words, image]}])
+    assert gateway.row.model_served == FAST
+
+
+def test_the_dearest_deployment_that_may_be_reached_is_set_aside(gateway: Gateway) -> None:
+    gateway.use_catalog(
+        ("[models.hyperclova-x-omni-fast]\n", '[models.hyperclova-x-omni-fast]\nfallbacks = ["claude-sonnet-4-5"]\n')
+    )
+    held: list[int] = []
+    original = Meters.admit
+
+    async def admit(self: Meters, *args: Any, worst_pico_usd: int, **more: Any) -> Any:
+        held.append(worst_pico_usd)
+        return await original(self, *args, worst_pico_usd=worst_pico_usd, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Meters, "admit", admit)
+        gateway.ask("안녕", model=FAST, max_tokens=1000)
+    # A thousand tokens of Claude's output, though the fast model answered at less than a third.
+    assert held[0] > 1000 * 15_000_000
+
+
 # ── What is not tried again ────────────────────────────────────────────────────────────────────────────────
 
 

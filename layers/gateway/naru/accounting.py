@@ -11,11 +11,11 @@ import time
 from dataclasses import dataclass, field, replace
 
 from naru import ledger as ledger_rows
-from naru.catalog import Deployment
 from naru.errors import NaruError, ProviderRejectedError, StoreUnavailableError
 from naru.ledger import Attempt, Ledger, Outcome, Row, UsageSource
 from naru.meter import Admission, Meters
 from naru.pricing import Usage
+from naru.routing import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,15 @@ class Account:
     maybe_billed_pico_usd: int = 0
     first_token_s: float | None = None
 
-    def answered(self, deployment: Deployment, *, since_s: float) -> None:
+    def answered(self, stop: Stop, *, since_s: float) -> None:
         """An attempt was answered, or its stream began."""
-        self.attempts.append(Attempt(deployment.name, "ok", ms_since(since_s)))
+        self.attempts.append(Attempt(stop.deployment.name, "ok", ms_since(since_s)))
 
-    def failed(self, deployment: Deployment, result: str, *, since_s: float, maybe_billed_pico_usd: int) -> None:
-        """An attempt brought nothing; the amount is the most that the provider may charge for it all the same."""
-        maybe_billed = maybe_billed_pico_usd > 0
-        self.attempts.append(Attempt(deployment.name, result, ms_since(since_s), maybe_billed=maybe_billed))
-        self.maybe_billed_pico_usd += maybe_billed_pico_usd
+    def failed(self, stop: Stop, result: str, *, since_s: float, maybe_billed: bool) -> None:
+        """An attempt brought nothing, and may be charged for all the same."""
+        self.attempts.append(Attempt(stop.deployment.name, result, ms_since(since_s), maybe_billed=maybe_billed))
+        if maybe_billed:
+            self.maybe_billed_pico_usd += stop.worst_case_pico_usd
 
     def cut(self) -> None:
         """The stream of the last attempt broke off."""
@@ -66,17 +66,17 @@ class Account:
         if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self.started_s
 
-    async def close_failed(self, deployment: Deployment, error: BaseException) -> None:
+    async def close_failed(self, stop: Stop, error: BaseException) -> None:
         """Ends a request that got no answer."""
         outcome: Outcome = "rejected" if isinstance(error, ProviderRejectedError) else "failed"
         code = error.code if isinstance(error, NaruError) else "internal_error"
-        await self.close(deployment, outcome=outcome, usage=None, error_code=code)
+        await self.close(stop, outcome=outcome, usage=None, error_code=code)
 
     async def close(
-        self, deployment: Deployment, *, outcome: Outcome, usage: Usage | None, error_code: str | None = None
+        self, stop: Stop, *, outcome: Outcome, usage: Usage | None, error_code: str | None = None
     ) -> None:
         """Puts the row and settles the meters. Never raises for the store's sake: the answer is there and paid for."""
-        row = self._row(deployment, outcome, usage, error_code)
+        row = self._row(stop, outcome, usage, error_code)
         facts = ledger_rows.facts(row)
         try:
             if not await self.ledger.put(row):
@@ -95,7 +95,7 @@ class Account:
         except StoreUnavailableError as error:
             logger.warning("meters not settled", extra={"request_id": row.request_id, **error.log})
 
-    def _row(self, deployment: Deployment, outcome: Outcome, usage: Usage | None, error_code: str | None) -> Row:
+    def _row(self, stop: Stop, outcome: Outcome, usage: Usage | None, error_code: str | None) -> Row:
         source: UsageSource = "none" if usage is None else "estimated" if usage.estimated else "reported"
         return Row(
             request_id=self.subject.request_id,
@@ -104,15 +104,15 @@ class Account:
             batch_id=self.subject.batch_id,
             stream=self.subject.stream,
             model_asked=self.subject.model,
-            model_served=self.subject.model,
-            deployment=deployment.name,
+            model_served=stop.model_name,
+            deployment=stop.deployment.name,
             outcome=outcome,
             error_code=error_code,
             usage=usage or _NOTHING,
             usage_source=source,
             catalog_version=self.subject.catalog_version,
-            rates=deployment.rates,
-            cost_pico_usd=deployment.rates.cost_pico_usd(usage or _NOTHING),
+            rates=stop.deployment.rates,
+            cost_pico_usd=stop.deployment.rates.cost_pico_usd(usage or _NOTHING),
             maybe_billed_pico_usd=self.maybe_billed_pico_usd,
             attempts=tuple(self.attempts),
             first_token_ms=None if self.first_token_s is None else round(self.first_token_s * 1000),

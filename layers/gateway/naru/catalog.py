@@ -140,6 +140,8 @@ class Model(_Strict):
     """The output limit sent upstream when the client names none."""
     image_tokens: Annotated[int, Field(gt=0)] | None = None
     """The most prompt tokens that one image is billed at; without it the tokenizer family's worst."""
+    fallbacks: list[Name] = []
+    """Models that answer in its place when none of its deployments does, in this order. The answer says who did."""
     deployments: Annotated[list[Deployment], Field(min_length=1)]
 
     @property
@@ -160,6 +162,9 @@ class Catalog(_Strict):
     def _link(self) -> Catalog:
         seen: set[str] = set()
         for model_name, model in self.models.items():
+            for fallback in model.fallbacks:
+                if fallback not in self.models or fallback == model_name:
+                    raise ValueError(f"models.{model_name}.fallbacks: {fallback!r} is not another model of this catalog")
             for index, deployment in enumerate(model.deployments):
                 where = f"models.{model_name}.deployments[{index}]"
                 provider = self.providers.get(deployment.provider)

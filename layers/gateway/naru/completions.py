@@ -27,7 +27,7 @@ from naru.meter import Admission, Meters
 from naru.pricing import Usage
 from naru.relay import ChunkRelay, ErrorChunkError, InvalidChunkError
 from naru.retry import RetryPolicy
-from naru.routing import Route
+from naru.routing import Route, Stop
 from naru.upstream import EventStream, Upstream
 
 logger = logging.getLogger(__name__)
@@ -63,33 +63,19 @@ class _Plan:
     catalog: Catalog
     model: Model
     route: Route
-    prompt_bound_tokens: int
-    """No provider can count more."""
-    prompt_estimate_tokens: int
 
     @property
     def choices(self) -> int:
         return self.request.n or 1
 
-    @property
-    def output_limit(self) -> int:
-        return self.request.output_limit or self.model.default_output_tokens
-
-    def worst_case_pico_usd(self, deployment: Deployment) -> int:
-        """The most that one call to this deployment can cost."""
-        return deployment.rates.worst_case_pico_usd(
-            # What does not fit into the context is refused, not billed.
-            prompt_tokens=min(self.prompt_bound_tokens, deployment.context_tokens),
-            completion_tokens=tokens.upper_bound_completion(self.body, output_limit=self.output_limit),
-        )
-
     def estimated_tokens(self) -> int:
         """What the request takes of a limit of tokens per minute, until the provider has counted."""
-        return self.prompt_estimate_tokens + self.output_limit * self.choices
+        limit = self.request.output_limit or self.model.default_output_tokens
+        return tokens.estimate_prompt(self.body, self.model.tokenizer) + limit * self.choices
 
-    def estimated_usage(self, counter: tokens.CompletionCounter) -> Usage:
+    def estimated_usage(self, stop: Stop, counter: tokens.CompletionCounter) -> Usage:
         return Usage(
-            prompt_tokens=self.prompt_estimate_tokens,
+            prompt_tokens=tokens.estimate_prompt(self.body, stop.model.tokenizer),
             completion_tokens=counter.completion_tokens,
             reasoning_tokens=counter.reasoning_tokens,
             estimated=True,
@@ -107,11 +93,11 @@ class _Job:
     def remaining_s(self) -> float:
         return self.deadline_s - time.monotonic()
 
-    def headers(self, deployment: Deployment) -> dict[str, str]:
+    def headers(self, stop: Stop) -> dict[str, str]:
         return {
             **self.account.admission.headers,
-            "x-naru-model": self.plan.request.model,
-            "x-naru-deployment": deployment.name,
+            "x-naru-model": stop.model_name,
+            "x-naru-deployment": stop.deployment.name,
             "x-naru-attempts": str(len(self.account.attempts)),
         }
 
@@ -187,10 +173,8 @@ class Completions:
         body, request = wire.parse_chat_request(text)
         catalog = await self._catalogs.current()
         model = catalog.model(request.model)
-        route = Route(model, body, output_limit=request.output_limit or model.default_output_tokens)
-        bound = tokens.upper_bound_prompt(body, model.tokenizer, image_tokens=model.image_tokens)
-        estimate = tokens.estimate_prompt(body, model.tokenizer)
-        return _Plan(body, request, catalog, model, route, bound, estimate)
+        route = Route(catalog, request.model, body, output_limit=request.output_limit)
+        return _Plan(body, request, catalog, model, route)
 
     async def _admit(self, call: Call, plan: _Plan) -> Admission:
         return await self._meters.admit(
@@ -198,70 +182,68 @@ class Completions:
             request_id=call.request_id,
             now_ms=_now_ms(),
             model=plan.request.model,
-            worst_pico_usd=max(map(plan.worst_case_pico_usd, plan.route.deployments)),
+            worst_pico_usd=plan.route.worst_case_pico_usd,
             tokens=plan.estimated_tokens(),
             end_user=plan.request.end_user,
         )
 
     async def _answer(self, job: _Job) -> Answer:
-        async def send(deployment: Deployment, body: Mapping[str, Any]) -> dict[str, Any]:
+        async def send(stop: Stop) -> dict[str, Any]:
             return await self._upstream.answer(
-                deployment, body, request_id=job.account.subject.request_id, deadline_s=job.remaining_s()
+                stop.deployment, stop.body, request_id=job.account.subject.request_id, deadline_s=job.remaining_s()
             )
 
-        deployment, answer = await self._reach(job, send)
+        stop, answer = await self._reach(job, send)
         if (usage := wire.parse_usage(answer.get("usage"))) is None:
-            counter = tokens.CompletionCounter(job.plan.model.tokenizer)
+            counter = tokens.CompletionCounter(stop.model.tokenizer)
             counter.feed(answer)
-            usage = job.plan.estimated_usage(counter)
-        await job.account.close(deployment, outcome="completed", usage=usage)
+            usage = job.plan.estimated_usage(stop, counter)
+        await job.account.close(stop, outcome="completed", usage=usage)
         answer["usage"] = wire.usage_object(usage)
-        return Answer(body=wire.compact_json(answer), headers=job.headers(deployment))
+        return Answer(body=wire.compact_json(answer), headers=job.headers(stop))
 
     async def _stream(self, job: _Job) -> Answer:
-        async def send(deployment: Deployment, body: Mapping[str, Any]) -> EventStream:
+        async def send(stop: Stop) -> EventStream:
             return await self._upstream.stream(
-                deployment, body, request_id=job.account.subject.request_id, deadline_s=job.remaining_s()
+                stop.deployment, stop.body, request_id=job.account.subject.request_id, deadline_s=job.remaining_s()
             )
 
-        deployment, events = await self._reach(job, send)
-        return Answer(body=self._relay(job, deployment, events), headers=job.headers(deployment))
+        stop, events = await self._reach(job, send)
+        return Answer(body=self._relay(job, stop, events), headers=job.headers(stop))
 
-    async def _reach(
-        self, job: _Job, send: Callable[[Deployment, Mapping[str, Any]], Awaitable[T]]
-    ) -> tuple[Deployment, T]:
+    async def _reach(self, job: _Job, send: Callable[[Stop], Awaitable[T]]) -> tuple[Stop, T]:
         """Calls deployments until one answers; closes the account if none does."""
-        plan, account, failures = job.plan, job.account, 0
+        route, account, failures = job.plan.route, job.account, 0
         while True:
-            deployment, body = plan.route.current()
+            stop = route.current()
             since_s = time.monotonic()
             try:
-                result = await send(deployment, body)
+                result = await send(stop)
             except AttemptFailedError as failure:
                 failures += 1
-                maybe_pico_usd = plan.worst_case_pico_usd(deployment) if failure.maybe_billed else 0
-                account.failed(deployment, failure.result, since_s=since_s, maybe_billed_pico_usd=maybe_pico_usd)
-                _log_failure(account, deployment, failure)
-                wait_s = plan.route.after(failure, self._retry, failures=failures, rng=self._rng)
-                if wait_s is None or wait_s >= job.remaining_s():
-                    await account.close_failed(deployment, failure.error)
+                account.failed(stop, failure.result, since_s=since_s, maybe_billed=failure.maybe_billed)
+                _log_failure(account, stop, failure)
+                wait_s = route.after(
+                    failure, self._retry, failures=failures, remaining_s=job.remaining_s(), rng=self._rng
+                )
+                if wait_s is None:
+                    await account.close_failed(stop, failure.error)
                     raise failure.error from failure
                 await asyncio.sleep(wait_s)
             except BaseException as error:
                 # Cancelled, or a defect of ours: the provider may have been called all the same.
-                maybe_pico_usd = plan.worst_case_pico_usd(deployment)
-                account.failed(deployment, "interrupted", since_s=since_s, maybe_billed_pico_usd=maybe_pico_usd)
-                await account.close_failed(deployment, error)
+                account.failed(stop, "interrupted", since_s=since_s, maybe_billed=True)
+                await account.close_failed(stop, error)
                 raise
             else:
-                account.answered(deployment, since_s=since_s)
-                return deployment, result
+                account.answered(stop, since_s=since_s)
+                return stop, result
 
-    async def _relay(self, job: _Job, deployment: Deployment, events: EventStream) -> AsyncGenerator[bytes, None]:
+    async def _relay(self, job: _Job, stop: Stop, events: EventStream) -> AsyncGenerator[bytes, None]:
         """The client's stream. Its row is written before the client can see the end."""
         account, request = job.account, job.plan.request
-        dialect = dialects.for_name(deployment.at.dialect)
-        counter = tokens.CompletionCounter(job.plan.model.tokenizer)
+        dialect = dialects.for_name(stop.deployment.at.dialect)
+        counter = tokens.CompletionCounter(stop.model.tokenizer)
         relay = ChunkRelay(dialect, counter, choices=job.plan.choices, show_usage=request.wants_usage_chunk)
         error: NaruError | None = None
         try:
@@ -278,17 +260,17 @@ class Completions:
                     relay.read(data)
                 raise
             if not relay.complete:
-                error = _cut(deployment)
+                error = _cut(stop.deployment)
         except AttemptFailedError as failure:
             # A provider that has given every finish_reason has said it all, whatever became of its last bytes.
             error = None if relay.complete else failure.error
         except ErrorChunkError as failure:
-            error = _reported(deployment, dialect.error(200, {}, failure.payload).message)
+            error = _reported(stop.deployment, dialect.error(200, {}, failure.payload).message)
         except InvalidChunkError:
-            error = _cut(deployment)
+            error = _cut(stop.deployment)
         finally:
             await events.aclose()
-            usage = await _close_stream(job, deployment, relay, error)
+            usage = await _close_stream(job, stop, relay, error)
         if error is not None:
             facts = {"request_id": account.subject.request_id, "code": error.code, **error.log}
             logger.warning("stream cut", extra=facts)
@@ -304,25 +286,25 @@ async def _next(job: _Job, events: EventStream) -> bytes | None:
     return None if data == b"[DONE]" else data
 
 
-async def _close_stream(job: _Job, deployment: Deployment, relay: ChunkRelay, error: NaruError | None) -> Usage:
+async def _close_stream(job: _Job, stop: Stop, relay: ChunkRelay, error: NaruError | None) -> Usage:
     """The row of a stream, however it ended. The tokens of one that was cut are an estimate at best."""
-    usage = relay.usage or job.plan.estimated_usage(relay.counter)
+    usage = relay.usage or job.plan.estimated_usage(stop, relay.counter)
     if relay.complete:
-        await job.account.close(deployment, outcome="completed", usage=usage)
+        await job.account.close(stop, outcome="completed", usage=usage)
         return usage
     job.account.cut()
     usage = replace(usage, estimated=True)
     code = error.code if error else "internal_error"
-    await job.account.close(deployment, outcome="truncated", usage=usage, error_code=code)
+    await job.account.close(stop, outcome="truncated", usage=usage, error_code=code)
     return usage
 
 
-def _log_failure(account: Account, deployment: Deployment, failure: AttemptFailedError) -> None:
+def _log_failure(account: Account, stop: Stop, failure: AttemptFailedError) -> None:
     # What a client must not read and an operator must: which key to set, which address is wrong.
     level = logging.ERROR if failure.error.log.get("advice") else logging.WARNING
     facts = {
         "request_id": account.subject.request_id,
-        "deployment": deployment.name,
+        "deployment": stop.deployment.name,
         "result": failure.result,
         "again": failure.again,
         **failure.error.log,

@@ -24,7 +24,8 @@ from naru.errors import (
     UpstreamUnavailableError,
 )
 
-Again = Literal["same", "elsewhere", "never"]
+Again = Literal["same", "elsewhere", "larger", "never"]
+"""``larger``: where there is more context."""
 
 
 @dataclass(eq=False)
@@ -95,7 +96,7 @@ def fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int =
         case "parameter" | "context_length" | "content_filter" | "other" if 400 <= status < 500 or status == 200:
             shown = max(status, 400)
             error = ProviderRejectedError(fault.message, status=shown, param=fault.param, code=fault.code)
-            return AttemptFailedError(result, error, "never")
+            return AttemptFailedError(result, error, "larger" if fault.kind == "context_length" else "never")
         case "not_found":
             error = UpstreamMisconfiguredError(
                 f"The provider of {deployment.name} does not know this model. Tell the operator.",
