@@ -375,6 +375,16 @@ def test_one_phone_cannot_spend_the_budget_of_the_app(dynamodb: Any, new_gate: N
     assert meter(dynamodb, key).available_pico_usd("2026-11") == 96 * USD
 
 
+def test_the_meter_of_a_user_outlives_every_month_in_which_it_counts(dynamodb: Any, new_gate: NewGate) -> None:
+    key, gate = new_gate(user_budget_pico_usd=9 * USD)
+    for month in (9, 10, 11):
+        first_ms, next_ms = ms(2026, month, 1, 0, 0, 0), ms(2026, month + 1, 1, 0, 0, 0)
+        lease = gate.admit(at_ms=first_ms, end_user="phone-1").leases[1]
+        gate.admit(at_ms=next_ms - 1, end_user="phone-1")
+        assert lease[0].startswith(f"user#{key.removeprefix('key#')}#")
+        assert meter(dynamodb, lease[0]).item["expires_s"] * 1000 > next_ms + 30 * 86_400_000
+
+
 def test_a_user_who_asks_too_often_is_held_back_alone(new_gate: NewGate) -> None:
     _, gate = new_gate(user_rpm=1)
     gate.admit(end_user="phone-1")

@@ -29,7 +29,7 @@ from naru.attributes import from_item, to_item
 from naru.business_time import business_day
 from naru.errors import NaruError, StoreUnavailableError
 from naru.keys import read_authorization, unknown_key
-from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, new_item
+from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, expiry_s, new_item
 from naru.refusals import headers_of, refused
 from naru.request_ids import arrived_at_ms
 
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 ORGANISATION = "organisation"
 _TRIES = 200
-_USER_ITEM_DAYS = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +145,7 @@ class Meters:
         try:
             if end_user is not None and (limits := _user_limits(key)):
                 user = hashlib.sha256(end_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-                gone_s = now_ms // 1000 + _USER_ITEM_DAYS * 86_400
-                item = new_item(f"user#{key_id}#{user}", limits, key_id=key_id, expires_s=gone_s)
+                item = new_item(f"user#{key_id}#{user}", limits, key_id=key_id, expires_s=expiry_s(now_ms))
                 leases.append((await self._admit(item["meter"], demand, absent=item))[1])
             item = new_item(ORGANISATION, self._organisation)
             leases.append((await self._admit(ORGANISATION, demand, absent=item))[1])

@@ -28,6 +28,7 @@ UNLIMITED = 10**30
 """More than anybody can spend or ask; DynamoDB keeps 38 digits."""
 
 SLOT_MS = 10_000
+_KEPT_DAYS = 70
 SLOTS_KEPT = 6  # before the current one: a request in the seventh is at least 60 s old
 
 Reason = Literal["unknown", "expired", "disabled", "model", "parallel", "requests", "tokens", "budget"]
@@ -242,6 +243,10 @@ class Meter:
             "available_pico_usd": budget_pico_usd - demand.worst_pico_usd,
             "spent_pico_usd": 0,
         }
+        if "expires_s" in self.item:
+            # The table forgets meters that nobody uses, and none in a month that it has counted.
+            write.set("expires_s = :expires")
+            write.values[":expires"] = expiry_s(demand.now_ms)
         kept = sorted(self.item["months"])[-1:]
         leased = {lease["month"] for lease in self.item["in_flight"].values()}
         for index, month in enumerate(m for m in self.item["months"] if m not in kept and m not in leased):
@@ -360,6 +365,11 @@ class Minute:
     history: list[dict[str, int]]
     requests_left: int
     tokens_left: int
+
+
+def expiry_s(now_ms: int) -> int:
+    """When the table may forget a meter that was used now (Unix seconds): after this month and the next."""
+    return now_ms // 1000 + _KEPT_DAYS * 86_400
 
 
 def new_item(meter_id: str, limits: Limits, **more: Any) -> dict[str, Any]:
