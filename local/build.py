@@ -88,6 +88,8 @@ def _import_handler(interpreter: str, build: Path, name: str, resource: dict[str
         "NARU_LEDGER_TABLE": "ledger",
         "NARU_METER_TABLE": "meter",
         "NARU_PROVIDER_KEYS_SECRET": "keys",
+        "NARU_IDEMPOTENCY_TABLE": "idempotency",
+        "NARU_ANSWERS_BUCKET": "answers",
         **{
             key: str(value) for key, value in resource["Properties"].get("Environment", {}).get("Variables", {}).items()
         },

@@ -27,6 +27,7 @@ class Gateway:
 
     base_url: str
     api_key: str
+    admin_key: str
     door: FrontDoor
     stack: stack.Stack
     logs: Path
@@ -69,6 +70,7 @@ async def gateway(
             deployed = await asyncio.to_thread(stack.deploy, aws, parameters, path=template_path)
             await asyncio.to_thread(deployed.put_provider_keys, provider_keys)
             api_key = await asyncio.to_thread(deployed.add_api_key)
+            admin_key = await asyncio.to_thread(deployed.add_admin_key)
             done(f"stack         {template_path.name}, {len(deployed.physical_ids)} resources")
             async with front_door(
                 deployed.template.api,
@@ -81,7 +83,14 @@ async def gateway(
                 max_processes=max_processes or int(os.environ.get("NARU_HANDLER_PROCESSES") or 8),
             ) as door:
                 done(f"front door    {door.base_url}")
-                yield Gateway(base_url=door.base_url, api_key=api_key, door=door, stack=deployed, logs=logs)
+                yield Gateway(
+                    base_url=door.base_url,
+                    api_key=api_key,
+                    admin_key=admin_key,
+                    door=door,
+                    stack=deployed,
+                    logs=logs,
+                )
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local.emulator import HOST, EmulatorError, free_port
 from local.gateway import Gateway, gateway
 from local.handler_pool import PoolError
-from local.processes import stay_on_this_machine, running_module, tail
+from local.processes import running_module, stay_on_this_machine, tail
 from local.template import REPOSITORY
 from naru import catalog
 from naru.errors import CatalogError
@@ -208,6 +208,7 @@ def _write_state(running: Gateway, model_url: str | None) -> None:
     state = {
         "base_url": running.base_url,
         "api_key": running.api_key,
+        "admin_key": running.admin_key,
         "model_url": model_url,
         "emulator_url": running.stack.emulator.url,
         "pid": os.getpid(),
@@ -227,6 +228,7 @@ def _welcome(running: Gateway, providers: Providers) -> str:
         "",
         f"  base URL     {running.base_url}",
         f"  API key      {running.api_key}",
+        f"  admin key    {running.admin_key}",
         *(
             f"  {name:<12} SIMULATED; set {variable} for the real one"
             if name in providers.simulated

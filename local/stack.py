@@ -14,9 +14,9 @@ from typing import Any
 
 from local import template
 from local.emulator import CREDENTIALS, Emulator, EmulatorError
-from naru import keys
+from naru.api_keys import NewKey, new_admin_key_item, new_key_items
 from naru.attributes import to_item
-from naru.meter_state import Limits, new_item
+from naru.meter_state import Limits
 
 NAME = "naru"
 
@@ -57,16 +57,14 @@ class Stack:
 
     def add_api_key(self, name: str = "local", limits: Limits | None = None) -> str:
         """Create an API key and return its secret."""
-        key_id = keys.new_key_id()
-        secret = keys.new_secret(key_id)
-        item = new_item(
-            f"key#{key_id}",
-            limits or Limits(rpm=6_000, tpm=10_000_000, max_parallel=100),
-            key_id=key_id,
-            name=name,
-            secrets={keys.hash_secret(secret): 10**15},
-            expires_at_ms=10**15,
-        )
+        new = NewKey(name, limits or Limits(rpm=6_000, tpm=10_000_000, max_parallel=100))
+        (item,), secret = new_key_items(new, now_ms=time.time_ns() // 10**6)
+        self.emulator.client("dynamodb").put_item(TableName=self.outputs["MeterTable"], Item=to_item(item))
+        return secret
+
+    def add_admin_key(self, name: str = "local") -> str:
+        """Create an admin key, as ``naru admin init`` does, and return its secret."""
+        item, secret = new_admin_key_item(name, now_ms=time.time_ns() // 10**6)
         self.emulator.client("dynamodb").put_item(TableName=self.outputs["MeterTable"], Item=to_item(item))
         return secret
 

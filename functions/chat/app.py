@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import boto3
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
+from aws_lambda_powertools.event_handler import Response
 from botocore.config import Config
 
 from naru import models, streaming_runtime
 from naru.catalog_source import CatalogSource
-from naru.completions import Call, Completions
-from naru.errors import UnknownPathError
+from naru.completions import Answer, Call, Completions
 from naru.event_loop import EventLoop
-from naru.http_api import Exchange, raw_body
+from naru.http_api import RestApi, raw_body
+from naru.idempotency import HEADER, Idempotency
+from naru.idempotency_records import Records
 from naru.ledger import Ledger
 from naru.meter import Meters
 from naru.provider_keys import ProviderKeys
@@ -57,76 +57,58 @@ completions = Completions(
     json_deadline_s=settings.json_deadline_s,
     stream_deadline_s=settings.stream_deadline_s,
 )
-app = APIGatewayRestResolver()
+idempotency = Idempotency(
+    Records(dynamodb, settings.idempotency_table, lambda: boto3.client("s3", config=aws), settings.answers_bucket),
+    meters,
+    lease_s=settings.idempotency_lease_s,
+)
+app = RestApi(paths=["/chat/completions", "/models", "/models/<model>"], methods="GET, POST, OPTIONS")
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    app.append_context(exchange=Exchange.begin())  # type: ignore[no-untyped-call]
-    return app.resolve(event, context)
+    return app.handle(event, context)
 
 
 @app.post("/chat/completions")
 def create_chat_completion() -> Response[Any]:
+    request_id, authorization, body = app.exchange.request_id, app.authorization, raw_body(app.current_event)
+
+    async def create() -> Answer:
+        return await completions.create(Call(request_id, authorization, body, patience_s()))
+
     answer = loop.run(
-        completions.create(
-            Call(
-                request_id=exchange().request_id,
-                authorization=app.current_event.headers.get("authorization"),
-                body=raw_body(app.current_event),
-                patience_s=app.lambda_context.get_remaining_time_in_millis() / 1000 - _MARGIN_S,
-            )
+        idempotency.run(
+            header=app.current_event.headers.get(HEADER),
+            authorization=authorization,
+            body=body,
+            request_id=request_id,
+            patience_s=patience_s(),
+            produce=create,
         )
     )
-    body = answer.body if isinstance(answer.body, bytes) else loop.iterate(answer.body)
-    return exchange().respond(200, body, headers=answer.headers)
+    content = answer.body if isinstance(answer.body, bytes) else loop.iterate(answer.body)
+    return app.exchange.respond(200, content, headers=answer.headers)
 
 
 @app.get("/models")
 def list_models() -> Response[Any]:
-    headers = authenticate()
-    return exchange().respond(200, compact_json(models.listing(loop.run(catalogs.current()))), headers=headers)
+    key = loop.run(meters.authenticate(app.authorization))
+    listing = models.listing(loop.run(catalogs.current()))
+    return app.exchange.respond(200, compact_json(listing), headers=key.headers)
 
 
 @app.get("/models/<model>")
 def retrieve_model(model: str) -> Response[Any]:
-    headers = authenticate()
-    return exchange().respond(200, compact_json(models.describe(loop.run(catalogs.current()), model)), headers=headers)
+    key = loop.run(meters.authenticate(app.authorization))
+    found = models.describe(loop.run(catalogs.current()), model)
+    return app.exchange.respond(200, compact_json(found), headers=key.headers)
 
 
 @app.get("/health")
 def health() -> Response[Any]:
-    return exchange().respond(200, b'{"status":"ok"}')
+    return app.exchange.respond(200, b'{"status":"ok"}')
 
 
-@app.route("/chat/completions", method="OPTIONS")
-@app.route("/models", method="OPTIONS")
-def preflight() -> Response[Any]:
-    asked = app.current_event.headers.get("access-control-request-headers")
-    return exchange().respond_preflight(methods="GET, POST, OPTIONS", asked_headers=asked)
-
-
-@app.route("/models/<model>", method="OPTIONS")
-def preflight_model(model: str) -> Response[Any]:  # noqa: ARG001 - the route binds it
-    return preflight()
-
-
-@app.not_found
-def unknown_path(_: Exception) -> Response[Any]:
-    event = app.current_event
-    return exchange().respond_error(UnknownPathError(f"There is no {event.http_method} {event.path} here."))
-
-
-@app.exception_handler(Exception)  # type: ignore[untyped-decorator]
-def failed(error: Exception) -> Response[Any]:
-    return exchange().respond_error(error)
-
-
-def exchange() -> Exchange:
-    """The request being answered."""
-    current: Exchange = app.context["exchange"]
-    return current
-
-
-def authenticate() -> Mapping[str, str]:
-    """Lets only owners of a key in; where its limits stand."""
-    return loop.run(meters.authenticate(app.current_event.headers.get("authorization"))).headers
+def patience_s() -> float:
+    """How long the request may still take."""
+    return float(app.lambda_context.get_remaining_time_in_millis()) / 1000 - _MARGIN_S

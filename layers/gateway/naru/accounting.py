@@ -72,9 +72,7 @@ class Account:
         code = error.code if isinstance(error, NaruError) else "internal_error"
         await self.close(stop, outcome=outcome, usage=None, error_code=code)
 
-    async def close(
-        self, stop: Stop, *, outcome: Outcome, usage: Usage | None, error_code: str | None = None
-    ) -> None:
+    async def close(self, stop: Stop, *, outcome: Outcome, usage: Usage | None, error_code: str | None = None) -> None:
         """Puts the row and settles the meters. Never raises for the store's sake: the answer is there and paid for."""
         row = self._row(stop, outcome, usage, error_code)
         facts = ledger_rows.facts(row)

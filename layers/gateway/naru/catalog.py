@@ -164,7 +164,9 @@ class Catalog(_Strict):
         for model_name, model in self.models.items():
             for fallback in model.fallbacks:
                 if fallback not in self.models or fallback == model_name:
-                    raise ValueError(f"models.{model_name}.fallbacks: {fallback!r} is not another model of this catalog")
+                    raise ValueError(
+                        f"models.{model_name}.fallbacks: {fallback!r} is not another model of this catalog"
+                    )
             for index, deployment in enumerate(model.deployments):
                 where = f"models.{model_name}.deployments[{index}]"
                 provider = self.providers.get(deployment.provider)

@@ -4,6 +4,10 @@ NaruError                          what a client is told: HTTP status, OpenAI ty
 ├── InvalidRequestError       400  the request is not what the API takes; ``param`` names the field
 │   ├── RequestTooLargeError  413
 │   ├── ModelNotFoundError    404
+│   ├── ApiKeyNotFoundError   404
+│   ├── ConflictError         409  it makes sense, but not in the state that things are in
+│   │   └── IdempotencyKeyReusedError  the key came before, with another body
+│   ├── IdempotencyKeyInUseError  409  the first request with the key is still being answered
 │   └── UnknownPathError      404
 ├── AuthenticationError       401  no key, or not one of ours
 ├── PermissionDeniedError     403  the key is known and may not do this
@@ -88,6 +92,28 @@ class RequestTooLargeError(InvalidRequestError):
 class ModelNotFoundError(InvalidRequestError):
     status = 404
     code = "model_not_found"
+
+
+class ApiKeyNotFoundError(InvalidRequestError):
+    status = 404
+    code = "api_key_not_found"
+
+
+class ConflictError(InvalidRequestError):
+    """``code`` says what is in the way; trying again does not help."""
+
+    status = 409
+    should_retry = False
+
+
+class IdempotencyKeyReusedError(ConflictError):
+    code = "idempotency_key_reused"
+
+
+class IdempotencyKeyInUseError(InvalidRequestError):
+    status = 409
+    code = "idempotency_key_in_use"
+    should_retry = True
 
 
 class UnknownPathError(InvalidRequestError):

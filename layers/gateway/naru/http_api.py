@@ -7,14 +7,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
 
-from naru.errors import NaruError
+from naru.errors import NaruError, UnknownPathError
 from naru.request_ids import new_request_id
 from naru.wire import compact_json
 
@@ -27,7 +27,7 @@ _HEADER_LIST = re.compile(r"[A-Za-z0-9-]+(, ?[A-Za-z0-9-]+)*")
 _USUAL_HEADERS = "authorization, content-type"
 _SHOWN_TO_BROWSERS = (
     "x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, "
-    "x-naru-model, x-naru-deployment, x-naru-attempts, "
+    "idempotency-replayed, x-naru-model, x-naru-deployment, x-naru-attempts, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
@@ -40,15 +40,17 @@ def raw_body(event: APIGatewayProxyEvent) -> str | bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request being answered: its id, and the monotonic time at which it came."""
+    """One request being answered: its id, and when it came (Unix milliseconds, and on the monotonic clock)."""
 
     request_id: str
+    arrived_at_ms: int
     started_s: float
 
     @classmethod
     def begin(cls) -> Exchange:
         """The exchange of a request that has just arrived."""
-        return cls(request_id=new_request_id(at_ms=time.time_ns() // 10**6), started_s=time.monotonic())
+        now_ms = time.time_ns() // 10**6
+        return cls(new_request_id(at_ms=now_ms), now_ms, time.monotonic())
 
     def respond(
         self, status: int, body: bytes | Iterator[bytes], *, headers: Mapping[str, str] | None = None
@@ -100,3 +102,45 @@ class Exchange:
             "Vary": "Access-Control-Request-Headers",
         }
         return self.respond(204, b"", headers=headers)
+
+
+class RestApi(APIGatewayRestResolver):
+    """Routes of a REST API each of whose answers, failures included, is an :class:`Exchange`'s.
+
+    ``paths`` may be asked by browsers before they call, and are told ``methods``.
+    """
+
+    def __init__(self, *, paths: Sequence[str], methods: str) -> None:
+        super().__init__()
+        self._methods = methods
+        for path in paths:
+            self.route(path, method="OPTIONS")(self._preflight)
+        self.not_found(self._unknown_path)
+        self.exception_handler(Exception)(self._failed)
+
+    @property
+    def exchange(self) -> Exchange:
+        """The request being answered."""
+        current: Exchange = self.context["exchange"]
+        return current
+
+    @property
+    def authorization(self) -> str | None:
+        """Its Authorization header."""
+        return self.current_event.headers.get("authorization")
+
+    def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """What a Lambda handler returns."""
+        self.append_context(exchange=Exchange.begin())  # type: ignore[no-untyped-call]
+        return self.resolve(event, context)
+
+    def _preflight(self, **_: str) -> Response[Any]:
+        asked = self.current_event.headers.get("access-control-request-headers")
+        return self.exchange.respond_preflight(methods=self._methods, asked_headers=asked)
+
+    def _unknown_path(self, _: Exception) -> Response[Any]:
+        event = self.current_event
+        return self.exchange.respond_error(UnknownPathError(f"There is no {event.http_method} {event.path} here."))
+
+    def _failed(self, error: Exception) -> Response[Any]:
+        return self.exchange.respond_error(error)

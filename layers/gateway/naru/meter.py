@@ -204,6 +204,24 @@ class Meters:
         self, meter_id: str, demand: Demand, *, absent: dict[str, Any] | None = None
     ) -> tuple[Meter, tuple[str, Lease]]:
         """Admits on one shard of a meter; ``absent`` is the item to make where there is none."""
+        for _ in range(_TRIES):
+            asked = await self._ask_shards(meter_id, demand, absent)
+            if isinstance(asked, tuple):
+                return asked
+            # A shard that refuses for another reason as well would refuse with all the budget there is.
+            nothing = replace(demand, worst_pico_usd=-UNLIMITED)
+            poor = [meter.id for meter, refusal in asked if refusal.reason == "budget" and not meter.refusal(nothing)]
+            if len(asked) == 1 or not poor or not await self._gather_budget(meter_id, len(asked), poor[0], demand):
+                # Of several reasons the one that passes first.
+                waits = [(refusal.retry_after_s or float("inf"), index) for index, (_, refusal) in enumerate(asked)]
+                meter, refusal = asked[min(waits)[1]]
+                raise refused(meter, refusal, demand, self._zone)
+        raise StoreUnavailableError("The gateway's meters are too busy. Try again.", log={"meter": meter_id})
+
+    async def _ask_shards(
+        self, meter_id: str, demand: Demand, absent: dict[str, Any] | None
+    ) -> tuple[Meter, tuple[str, Lease]] | list[tuple[Meter, Refusal]]:
+        """The shard that admits, or why none does; they are asked in turn, from a random one on."""
         known = self._seen.get(meter_id)
         shards = known.shards if known else 1
         first = self._rng.randrange(shards)
@@ -212,7 +230,7 @@ class Meters:
         while len(tried) < shards:
             shard = next(i % shards for i in range(first, first + shards) if i % shards not in tried)
             tried.add(shard)
-            result = await self._admit_shard(_shard_id(meter_id, shard), demand, absent if shards == 1 else None)
+            result = await self._admit_shard(_shard_id(meter_id, shard), demand, None if shard else absent)
             if isinstance(result[1], Lease):
                 return result[0], (result[0].id, result[1])
             meter, refusal = result
@@ -220,13 +238,7 @@ class Meters:
                 raise refused(meter, refusal, demand, self._zone)
             refusals.append((meter, refusal))
             shards = meter.shards
-        budget = [meter for meter, refusal in refusals if refusal.reason == "budget"]
-        if len(refusals) > 1 and budget and await self._gather_budget(meter_id, shards, budget[0].id, demand):
-            return await self._admit(meter_id, demand)
-        # Of several reasons the one that passes first.
-        waits = [(refusal.retry_after_s or float("inf"), index) for index, (_, refusal) in enumerate(refusals)]
-        meter, refusal = refusals[min(waits)[1]]
-        raise refused(meter, refusal, demand, self._zone)
+        return refusals
 
     async def _admit_shard(
         self, shard_id: str, demand: Demand, absent: dict[str, Any] | None
@@ -259,43 +271,45 @@ class Meters:
         Rare: only when each shard refuses, and what they have together would do.
         """
         ids = [_shard_id(meter_id, shard) for shard in range(shards)]
-        answer = await self._call_service(
-            self._client.transact_get_items,
-            TransactItems=[{"Get": {"TableName": self._table, "Key": to_item({"meter": id_})}} for id_ in ids],
-        )
-        meters = [self._remember(response["Item"]) for response in answer["Responses"] if response.get("Item")]
-        month = demand.month
-        if closed := [meter for meter in meters if month not in meter.item["months"]]:
-            await asyncio.gather(*(self._open_month(meter, month) for meter in closed))
-            return True
-        left = {meter.id: meter.available_pico_usd(month) for meter in meters if month in meter.item["months"]}
-        if into not in left or sum(max(0, rest) for rest in left.values()) < demand.worst_pico_usd:
-            return False
-        moved = {id_: rest for id_, rest in left.items() if id_ != into and rest > 0}
+        try:
+            answer = await self._call_service(
+                self._client.transact_get_items,
+                TransactItems=[{"Get": {"TableName": self._table, "Key": to_item({"meter": id_})}} for id_ in ids],
+            )
+            meters = [self._remember(response["Item"]) for response in answer["Responses"] if response.get("Item")]
+            month = demand.month
+            if closed := [meter for meter in meters if month not in meter.item["months"]]:
+                await asyncio.gather(*(self._open_month(meter, month) for meter in closed))
+                return True
+            left = {meter.id: meter.available_pico_usd(month) for meter in meters}
+            if into not in left or sum(max(0, rest) for rest in left.values()) < demand.worst_pico_usd:
+                return False
+            await self._move_budget({id_: rest for id_, rest in left.items() if id_ != into and rest > 0}, into, month)
+        except self._client.exceptions.TransactionCanceledException:
+            # Somebody was faster, or is about to write; what there is then is seen in the next round.
+            await self._step_aside()
+        return True
+
+    async def _move_budget(self, moved: dict[str, int], into: str, month: str) -> None:
         path = "months.#month.available_pico_usd"
         moves = [(id_, f"SET {path} = {path} - :rest", f"{path} >= :rest", rest) for id_, rest in moved.items()]
         moves.append((into, f"SET {path} = {path} + :rest", f"attribute_exists({path})", sum(moved.values())))
-        try:
-            await self._call_service(
-                self._client.transact_write_items,
-                TransactItems=[
-                    {
-                        "Update": {
-                            "TableName": self._table,
-                            "Key": to_item({"meter": id_}),
-                            "UpdateExpression": update,
-                            "ConditionExpression": condition,
-                            "ExpressionAttributeNames": {"#month": month},
-                            "ExpressionAttributeValues": to_item({":rest": rest}),
-                        }
+        await self._call_service(
+            self._client.transact_write_items,
+            TransactItems=[
+                {
+                    "Update": {
+                        "TableName": self._table,
+                        "Key": to_item({"meter": id_}),
+                        "UpdateExpression": update,
+                        "ConditionExpression": condition,
+                        "ExpressionAttributeNames": {"#month": month},
+                        "ExpressionAttributeValues": to_item({":rest": rest}),
                     }
-                    for id_, update, condition, rest in moves
-                ],
-            )
-        except self._client.exceptions.TransactionCanceledException:
-            # Somebody was faster; what there is now is seen in the next round.
-            await asyncio.sleep(self._rng.uniform(0, 0.05))
-        return True
+                }
+                for id_, update, condition, rest in moves
+            ],
+        )
 
     async def _open_month(self, meter: Meter, month: str) -> None:
         try:
@@ -315,21 +329,30 @@ class Meters:
         """
         from botocore.exceptions import ClientError
 
-        try:
-            answer = await self._call(
-                self._client.update_item,
-                Key=to_item({"meter": meter_id}),
-                UpdateExpression=update.update,
-                ConditionExpression=update.condition,
-                ExpressionAttributeNames=dict(update.names),
-                **({"ExpressionAttributeValues": to_item(update.values)} if update.values else {}),
-                ReturnValues="ALL_NEW",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
-        except ClientError as error:
-            raise _ConditionFailedError(error.response.get("Item")) from None  # type: ignore[arg-type]
-        result: dict[str, Any] = answer["Attributes"]
-        return result
+        for _ in range(_TRIES):
+            try:
+                answer = await self._call(
+                    self._client.update_item,
+                    Key=to_item({"meter": meter_id}),
+                    UpdateExpression=update.update,
+                    ConditionExpression=update.condition,
+                    ExpressionAttributeNames=dict(update.names),
+                    **({"ExpressionAttributeValues": to_item(update.values)} if update.values else {}),
+                    ReturnValues="ALL_NEW",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                    raise _ConditionFailedError(error.response.get("Item")) from None  # type: ignore[arg-type]
+                # A transaction holds the item, to gather a budget or to change a limit. boto3 does not try again.
+                await self._step_aside()
+            else:
+                result: dict[str, Any] = answer["Attributes"]
+                return result
+        raise StoreUnavailableError("The gateway's meters are too busy. Try again.", log={"meter": meter_id})
+
+    async def _step_aside(self) -> None:
+        await asyncio.sleep(self._rng.uniform(0, 0.05))
 
     async def _create(self, item: dict[str, Any]) -> None:
         from botocore.exceptions import ClientError
@@ -345,10 +368,14 @@ class Meters:
         return await self._call_service(function, TableName=self._table, **parameters)
 
     async def _call_service(self, function: Any, **parameters: Any) -> Any:
-        """One call; of its errors only those of a condition are let through."""
+        """One call; of its errors only those that others cause are let through: a condition, a transaction."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        conditions = {"ConditionalCheckFailedException", "TransactionCanceledException"}
+        conditions = {
+            "ConditionalCheckFailedException",
+            "TransactionCanceledException",
+            "TransactionConflictException",
+        }
         try:
             return await asyncio.to_thread(function, **parameters)
         except (BotoCoreError, ClientError) as error:

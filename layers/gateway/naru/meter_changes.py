@@ -46,9 +46,7 @@ class Change:
 
     def name(self, *path: str) -> str:
         """A path in the item, safe whatever its parts are called."""
-        for part in path:
-            self._names[f"#{part.replace('-', '_')}"] = part
-        return ".".join(f"#{part.replace('-', '_')}" for part in path)
+        return ".".join(self._names.setdefault(part, f"#n{len(self._names)}") for part in path)
 
     def value(self, value: Any) -> str:
         """A placeholder for the value."""
@@ -83,7 +81,13 @@ class Change:
         update = f"SET {', '.join(self._sets)}" if self._sets else ""
         if self._removes:
             update += f" REMOVE {', '.join(self._removes)}"
-        return Update(update.strip(), " AND ".join(self._conditions), self._names, self._values)
+        names = {placeholder: name for name, placeholder in self._names.items()}
+        return Update(update.strip(), " AND ".join(self._conditions), names, self._values)
+
+
+def shard_id(meter_id: str, shard: int) -> str:
+    """Where a shard of a meter lies."""
+    return f"{meter_id}/{shard}" if shard else meter_id
 
 
 def whole(meters: Sequence[Meter]) -> Limits:
@@ -103,16 +107,15 @@ def change_limits(changes: Sequence[Change], meters: Sequence[Meter], new: Limit
         old, part = meter.limits, new.slice(shard, shards)
         for name in Limits.__dataclass_fields__:
             before, after = getattr(old, name), getattr(part, name)
-            if before == after:
-                continue
-            change.require_equal(name, to=before)
-            change.set(name, to=after)
-            if left := _MINUTE.get(name):
-                change.add(left, difference=after - before)
-        if new.budget_pico_usd != whole(meters).budget_pico_usd:
+            if before != after:
+                change.require_equal(name, to=before)
+                change.set(name, to=after)
+                if left := _MINUTE.get(name):
+                    change.add(left, difference=after - before)
+    if any(meter.limits.budget_pico_usd != new.slice(i, shards).budget_pico_usd for i, meter in enumerate(meters)):
+        for change, meter in zip(changes, meters, strict=True):
             # A month that opens or is forgotten in the meantime would miss the difference.
             change.require_members("months", sorted(meter.item["months"]))
-    if new.budget_pico_usd != whole(meters).budget_pico_usd:
         _deal(changes, meters, new, month)
 
 
