@@ -619,8 +619,8 @@ def test_a_bad_provider_key_is_the_operators_error_and_not_the_clients(
     assert "Your API key is fine" in failed.value.message
     (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     advice = vars(logged)["advice"]
-    assert "'holysheep'" in advice
-    assert "put-secret-value --secret-id the-secret" in advice
+    assert "naru providers set holysheep" in advice
+    assert "the-secret" in advice
     assert "revoked" not in str(vars(logged))
 
 

@@ -168,7 +168,8 @@ def refused_key(deployment: Deployment, *, reason: str, advice: str) -> Upstream
 
 
 def how_to_set(secret_id: str, field: str) -> str:
+    """What an operator does about a provider's key."""
     return (
-        f"aws secretsmanager put-secret-value --secret-id {secret_id} "
-        f'--secret-string \'{{"{field}":"…"}}\' (with the other fields it holds); it is read again within seconds.'
+        f"Run 'naru providers set {field}', which puts the key into the field {field!r} of the secret {secret_id}. "
+        "It is read again within seconds. On your own machine, set the environment variable that 'make run' names."
     )

@@ -119,8 +119,7 @@ class Upstream:
                 error=refused_key(
                     deployment,
                     reason="there is no key",
-                    advice=f"Put the field {provider.secret!r} into the secret {self._keys.secret_id}: "
-                    + how_to_set(self._keys.secret_id, provider.secret),
+                    advice=how_to_set(self._keys.secret_id, provider.secret),
                 ),
                 again="elsewhere",
             )
@@ -153,8 +152,7 @@ class Upstream:
                 error=refused_key(
                     deployment,
                     reason=f"the provider refused its key with {response.status_code}: {fault.message}",
-                    advice=f"Check the field {deployment.at.secret!r} of the secret {self._keys.secret_id}: "
-                    + how_to_set(self._keys.secret_id, deployment.at.secret),
+                    advice=how_to_set(self._keys.secret_id, deployment.at.secret),
                 ),
                 again="elsewhere",
             )
