@@ -393,6 +393,23 @@ def test_a_user_who_asks_too_often_is_held_back_alone(new_gate: NewGate) -> None
     gate.admit(end_user="phone-2")
 
 
+def test_a_users_meter_follows_the_limits_that_its_key_sets(dynamodb: Any, new_gate: NewGate) -> None:
+    key, gate = new_gate(user_budget_pico_usd=USD)
+    gate.settle(gate.admit(end_user="phone-1"), cost=USD)
+    with pytest.raises(QuotaExceededError, match=r"monthly budget of 1\.00 USD"):
+        gate.admit(end_user="phone-1")
+    dynamodb.update_item(
+        TableName="MeterTable",
+        Key={"meter": {"S": key}},
+        UpdateExpression="SET user_budget_pico_usd = :raised, user_rpm = :rpm",
+        ExpressionAttributeValues={":raised": {"N": str(3 * USD)}, ":rpm": {"N": "2"}},
+    )
+    gate.settle(gate.admit(end_user="phone-1"), cost=USD)
+    gate.settle(gate.admit(end_user="phone-1"), cost=0)
+    with pytest.raises(RateLimitedError, match="limited to 2 requests per minute"):
+        gate.admit(end_user="phone-1")
+
+
 def test_what_a_user_is_called_is_not_kept(dynamodb: Any, new_gate: NewGate) -> None:
     _, gate = new_gate(user_rpm=5)
     gate.admit(end_user="김철수@example.com")

@@ -27,8 +27,9 @@ from zoneinfo import ZoneInfo
 
 from naru.attributes import from_item, to_item
 from naru.business_time import business_day
-from naru.errors import NaruError, StoreUnavailableError
+from naru.errors import NaruError, QuotaExceededError, RateLimitedError, StoreUnavailableError
 from naru.keys import read_authorization, unknown_key
+from naru.meter_changes import Change, change_limits
 from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, expiry_s, new_item
 from naru.refusals import headers_of, refused
 from naru.request_ids import arrived_at_ms
@@ -144,9 +145,7 @@ class Meters:
         headers = headers_of(key, now_ms)
         try:
             if end_user is not None and (limits := _user_limits(key)):
-                user = hashlib.sha256(end_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-                item = new_item(f"user#{key_id}#{user}", limits, key_id=key_id, expires_s=expiry_s(now_ms))
-                leases.append((await self._admit(item["meter"], demand, absent=item))[1])
+                leases.append(await self._admit_user(key_id, end_user, limits, demand))
             item = new_item(ORGANISATION, self._organisation)
             leases.append((await self._admit(ORGANISATION, demand, absent=item))[1])
         except NaruError as error:
@@ -158,6 +157,35 @@ class Meters:
                 logger.warning("lease not released", extra={"request_id": request_id, **unreleased.log})
             raise
         return Admission(key_id, tuple(leases), headers)
+
+    async def _admit_user(self, key_id: str, end_user: str, limits: Limits, demand: Demand) -> tuple[str, Lease]:
+        """Admits on the meter of one end user, whose name is kept as a hash."""
+        user = hashlib.sha256(end_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        item = new_item(f"user#{key_id}#{user}", limits, key_id=key_id, expires_s=expiry_s(demand.now_ms))
+        try:
+            _, leased = await self._admit(item["meter"], demand, absent=item)
+        except (QuotaExceededError, RateLimitedError):
+            if not await self._follow(item["meter"], limits, demand.month):
+                raise
+            _, leased = await self._admit(item["meter"], demand, absent=item)
+        else:
+            await self._follow(item["meter"], limits, demand.month)
+        return leased
+
+    async def _follow(self, meter_id: str, limits: Limits, month: str) -> bool:
+        """Gives an end user's meter the limits that its key sets for users now; False if it has them."""
+        meter = self._seen.get(meter_id)
+        if meter is None or meter.limits == limits:
+            return False
+        change = Change(meter_id)
+        change_limits([change], [meter], limits, month=month)
+        try:
+            self._remember(await self._update(meter_id, change.done()))
+        except _ConditionFailedError as failed:
+            # Somebody else has changed it, or the next request does.
+            if failed.item is not None:
+                self._remember(failed.item)
+        return True
 
     async def settle(self, admission: Admission, *, cost_pico_usd: int, tokens: int | None) -> None:
         """Ends the leases: ``cost_pico_usd`` is spent, the rest comes back. Settling again changes nothing.

@@ -311,7 +311,8 @@ class Meter:
                 "months.#month.spent_pico_usd = months.#month.spent_pico_usd + :cost",
             )
         else:
-            del write.names["#month"]
+            # Gone from the meter, not only from a view that is older than the month.
+            write.condition("attribute_not_exists(months.#month)")
         unused = 0 if tokens is None else lease.tokens - tokens
         if self.is_rate_limited and (unused or refund_request):
             self._give_back(write, lease.slot, unused, requests=1 if refund_request else 0)

@@ -36,6 +36,9 @@ class Settings(BaseModel):
     ledger_table: Annotated[str, Field(min_length=1)]
     meter_table: Annotated[str, Field(min_length=1)]
     provider_keys_secret: Annotated[str, Field(min_length=1)]
+    idempotency_table: Annotated[str, Field(min_length=1)]
+    answers_bucket: Annotated[str, Field(min_length=1)]
+    """For answers to requests with an Idempotency-Key that are too large for the table."""
     catalog_uri: Annotated[str, Field(pattern=r"^(s3://[^/]+/.+)?$")] = ""
     provider_base_urls: Annotated[
         dict[str, Annotated[str, Field(pattern=r"^https?://[^\s?#]+[^/\s?#]$")]], BeforeValidator(_json_object)
@@ -46,6 +49,8 @@ class Settings(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     json_deadline_s: Annotated[float, Field(gt=0, le=890)] = 120.0
     stream_deadline_s: Annotated[float, Field(gt=0, le=890)] = 840.0
+    idempotency_lease_s: Annotated[float, Field(ge=1, le=300)] = 30.0
+    """After this long without a sign of life a request with an Idempotency-Key may be answered by its retry."""
 
     @property
     def monthly_budget_pico_usd(self) -> int:
