@@ -78,14 +78,13 @@ class Upstream:
         Raises :class:`AttemptFailedError`.
         """
         patience = deployment.patience
-        first_byte_s = min(patience.first_byte_s, deadline_s)
         started_s = time.monotonic()
         # The limits are kept here; a limit of httpx's for each read would cut the longest of them short.
         read_timeout_s = max(patience.first_byte_s, patience.first_token_s, patience.silence_s)
         request = await self._request(deployment, body, request_id=request_id, read_timeout_s=read_timeout_s)
         response = None
         try:
-            async with asyncio.timeout(first_byte_s + patience.connect_s):
+            async with asyncio.timeout(min(patience.connect_s + patience.first_byte_s, deadline_s)):
                 response = await self._client.send(request, stream=True)
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
