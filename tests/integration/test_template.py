@@ -119,12 +119,24 @@ def test_every_function_has_the_layer_and_a_handler(loaded: Template) -> None:
 def test_tables_outlive_the_stack_and_can_be_restored(loaded: Template) -> None:
     """An invoice may be asked for years later."""
     tables = loaded.of_type("AWS::DynamoDB::Table")
-    assert {"LedgerTable", "MeterTable"} <= set(tables)
-    for name, table in tables.items():
+    for name in set(tables) - {"IdempotencyTable"}:
+        table = tables[name]
         assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}, name
         assert loaded.resources[name]["DeletionPolicy"] == "Retain", name
         assert loaded.resources[name]["UpdateReplacePolicy"] == "Retain", name
         assert table["BillingMode"] == "PAY_PER_REQUEST", name
+
+
+def test_answers_are_forgotten_after_a_day(loaded: Template) -> None:
+    """Kept for retries only: no backup holds what users were told."""
+    table = loaded.of_type("AWS::DynamoDB::Table")["IdempotencyTable"]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_s", "Enabled": True}
+    assert "PointInTimeRecoverySpecification" not in table
+    bucket = loaded.of_type("AWS::S3::Bucket")["AnswersBucket"]
+    (rule,) = bucket["LifecycleConfiguration"]["Rules"]
+    assert (rule["Status"], rule["ExpirationInDays"]) == ("Enabled", 1)
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert "VersioningConfiguration" not in bucket
 
 
 def test_the_ledger_is_only_added_to_and_queried(loaded: Template) -> None:

@@ -5,10 +5,16 @@ import pytest
 from naru.errors import SettingsError
 from naru.settings import Settings
 
-GIVEN = {"NARU_LEDGER_TABLE": "ledger", "NARU_METER_TABLE": "meter", "NARU_PROVIDER_KEYS_SECRET": "keys"}
+GIVEN = {
+    "NARU_LEDGER_TABLE": "ledger",
+    "NARU_METER_TABLE": "meter",
+    "NARU_PROVIDER_KEYS_SECRET": "keys",
+    "NARU_IDEMPOTENCY_TABLE": "idempotency",
+    "NARU_ANSWERS_BUCKET": "answers",
+}
 
 
-def test_three_names_are_enough() -> None:
+def test_five_names_are_enough() -> None:
     settings = Settings.from_environment(GIVEN | {"PATH": "/bin"})
     assert (settings.ledger_table, settings.time_zone, settings.catalog_uri) == ("ledger", ZoneInfo("Asia/Seoul"), "")
 

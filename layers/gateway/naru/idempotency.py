@@ -21,7 +21,7 @@ order of writes, and what a crash after each of them does to the retry:
 
 After 3 the row proves that the provider has answered, but it holds no answer, nor may it. It could only serve to refuse
 the retry, and a user who never gets what was paid for is worse off than one who pays for two calls, each with its row.
-The gap between 3 and 4 is a few milliseconds. To close it, the answer would have to be kept before the row is written:
+The gap between 3 and 4 is one write long. To close it, the answer would have to be kept before the row is written:
 then a crash in between would charge the worst case for an answer whose cost was known.
 """
 

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-UNLIMITED = 10**30
-"""More than anybody can spend or ask; DynamoDB keeps 38 digits."""
+UNLIMITED = 10**27
+"""More than anybody can spend or ask. DynamoDB keeps 38 digits; the emulator rounds what has more than 28."""
 
 SLOT_MS = 10_000
 _KEPT_DAYS = 70
