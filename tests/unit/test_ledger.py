@@ -10,6 +10,7 @@ from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.units import item_bytes
 from naru.errors import StoreUnavailableError
 from naru.ledger import Attempt, Ledger, Row, from_item, key_of, to_item
 from naru.pricing import Rates, Usage
@@ -76,7 +77,7 @@ def test_a_row_belongs_to_the_business_day_on_which_the_request_arrived() -> Non
 
 
 def test_a_usual_row_costs_one_write_unit() -> None:
-    assert _item_bytes(key_of(ROW.request_id, SEOUL) | to_item(ROW)) <= 1024
+    assert item_bytes(key_of(ROW.request_id, SEOUL) | to_item(ROW)) <= 1024
 
 
 def test_a_store_that_does_not_answer_is_said_to_be_unavailable(dynamodb: Any) -> None:
@@ -115,27 +116,3 @@ def test_every_row_survives_the_way_to_the_table_and_back(row: Row) -> None:
 
 def _unplugged(**_: Any) -> None:
     raise EndpointConnectionError(endpoint_url="http://nowhere")
-
-
-def _item_bytes(item: dict[str, Any]) -> int:
-    """DynamoDB's own rule: names and values in UTF-8, numbers a byte per two digits plus one, 3 per list or map,
-    1 per element.
-    """
-
-    def value_bytes(value: dict[str, Any]) -> int:
-        ((kind, content),) = value.items()
-        match kind:
-            case "S":
-                return len(content.encode())
-            case "N":
-                return len(content) // 2 + 2
-            case "BOOL":
-                return 1
-            case "L":
-                return 3 + sum(1 + value_bytes(part) for part in content)
-            case "M":
-                return 3 + sum(1 + len(name) + value_bytes(part) for name, part in content.items())
-            case _:
-                raise AssertionError(kind)
-
-    return sum(len(name) + value_bytes(value) for name, value in item.items())
