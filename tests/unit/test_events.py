@@ -1,0 +1,114 @@
+"""The sample events are what API Gateway sends: each handler takes its own, as ``sam local invoke`` would give it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from naru.attributes import to_item
+from naru.meter_state import Limits
+from tests.meters import NEVER_MS, put_key
+from tests.moto_tables import TEMPLATE
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Context:
+    """As much of Lambda's context as the handlers read."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+@pytest.fixture(scope="module")
+def secrets() -> Iterator[dict[str, str]]:
+    """An account with the stack's tables, an app's key and an admin's."""
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        for name, value in {
+            "AWS_DEFAULT_REGION": "ap-northeast-2",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "NARU_LEDGER_TABLE": "LedgerTable",
+            "NARU_METER_TABLE": "MeterTable",
+            "NARU_IDEMPOTENCY_TABLE": "IdempotencyTable",
+            "NARU_ANSWERS_BUCKET": "answers",
+            "NARU_PROVIDER_KEYS_SECRET": "keys",
+        }.items():
+            patch.setenv(name, value)
+        dynamodb = boto3.client("dynamodb")
+        for name in ("LedgerTable", "MeterTable", "IdempotencyTable"):
+            properties = TEMPLATE["Resources"][name]["Properties"]
+            dynamodb.create_table(
+                TableName=name, **{key: properties[key] for key in ("AttributeDefinitions", "KeySchema", "BillingMode")}
+            )
+        boto3.client("secretsmanager").create_secret(Name="keys", SecretString="{}")
+        key_id, chat = put_key(dynamodb, limits=Limits(rpm=100), name="app", tags={}, created_at_ms=0, scope="chat")
+        admin_id, admin = put_key(dynamodb)
+        item = dynamodb.get_item(TableName="MeterTable", Key={"meter": {"S": f"key#{admin_id}"}})["Item"]
+        dynamodb.put_item(
+            TableName="MeterTable",
+            Item={
+                **to_item({"meter": f"admin#{admin_id}", "key_id": admin_id, "scope": "admin", "name": "admin"}),
+                **to_item({"enabled": True, "expires_at_ms": NEVER_MS, "created_at_ms": 0}),
+                "secrets": item["secrets"],
+            },
+        )
+        yield {"chat": chat, "admin": admin, "key_id": key_id}
+
+
+@pytest.fixture(scope="module")
+def apps(secrets: dict[str, str]) -> dict[str, ModuleType]:
+    """The handlers' modules, as Lambda imports them: from their files."""
+    loaded = {}
+    for name in ("chat", "admin"):
+        spec = importlib.util.spec_from_file_location(f"{name}_app", ROOT / "functions" / name / "app.py")
+        assert spec is not None
+        assert spec.loader is not None
+        loaded[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded[name])
+    return loaded
+
+
+CASES = [
+    # There are no providers' keys here, which is the operator's to hear and not the client's fault.
+    ("chat-completion", "chat", 502, "upstream_key_refused"),
+    ("chat-completion-stream", "chat", 502, "upstream_key_refused"),
+    ("chat-completion-bad-request", "chat", 400, "invalid_type"),
+    ("list-models", "chat", 200, None),
+    ("retrieve-model", "chat", 200, None),
+    ("preflight", "chat", 204, None),
+    ("health", "chat", 200, None),
+    ("admin-create-key", "admin", 201, None),
+    ("admin-list-keys", "admin", 200, None),
+    ("admin-update-key", "admin", 200, None),
+    ("admin-rotate-key", "admin", 201, None),
+    ("admin-organization", "admin", 200, None),
+    ("admin-revoke-key", "admin", 200, None),
+]
+
+
+@pytest.mark.parametrize(("event", "function", "status", "code"), CASES)
+def test_a_handler_takes_its_sample_event(
+    apps: dict[str, ModuleType], secrets: dict[str, str], event: str, function: str, status: int, code: str | None
+) -> None:
+    sent: dict[str, Any] = json.loads((ROOT / "events" / f"{event}.json").read_text(encoding="utf-8"))
+    for headers, value in (("headers", secrets[function]), ("multiValueHeaders", [secrets[function]])):
+        bearer = f"Bearer {value}" if isinstance(value, str) else [f"Bearer {value[0]}"]
+        sent[headers] = {**(sent[headers] or {}), "Authorization": bearer}
+    sent["path"] = sent["path"].replace("key_0example0key", secrets["key_id"])
+    answer = apps[function].lambda_handler(sent, Context())
+    assert answer["statusCode"] == status, answer
+    if code is not None:
+        assert json.loads(answer["body"])["error"]["code"] == code
+
+
+def test_every_sample_event_is_tested() -> None:
+    assert {case[0] for case in CASES} == {path.stem for path in (ROOT / "events").glob("*.json")}
