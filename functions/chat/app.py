@@ -44,11 +44,12 @@ meters = Meters(
     settings.time_zone,
     organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
 )
+http = new_http_client()
 completions = Completions(
     catalogs=catalogs,
     meters=meters,
     upstream=Upstream(
-        new_http_client(),
+        http,
         ProviderKeys(boto3.client("secretsmanager", config=aws), settings.provider_keys_secret),
         settings.provider_base_urls,
     ),

@@ -65,7 +65,7 @@ def secrets() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def apps(secrets: dict[str, str]) -> dict[str, ModuleType]:
+def apps(secrets: dict[str, str]) -> Iterator[dict[str, ModuleType]]:
     """The handlers' modules, as Lambda imports them: from their files."""
     loaded = {}
     for name in ("chat", "admin"):
@@ -74,7 +74,10 @@ def apps(secrets: dict[str, str]) -> dict[str, ModuleType]:
         assert spec.loader is not None
         loaded[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(loaded[name])
-    return loaded
+    yield loaded
+    loaded["chat"].loop.run(loaded["chat"].http.aclose())
+    for app in loaded.values():
+        app.loop.close()
 
 
 CASES = [
