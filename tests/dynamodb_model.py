@@ -64,6 +64,11 @@ class DynamoDB:
         item = self.tables[TableName].get(self._key(TableName, from_item(Key)))
         return {} if item is None else {"Item": to_item(item)}
 
+    def query(self, *, TableName: str, **more: Any) -> dict[str, Any]:  # noqa: N803
+        items = self.tables[TableName]
+        found = [items[key] for key in sorted(items) if _holds(more, items[key], "KeyConditionExpression")]
+        return {"Items": [to_item(item) for item in found]}
+
     def put_item(self, *, TableName: str, Item: Mapping[str, Any], **more: Any) -> dict[str, Any]:  # noqa: N803
         item = from_item(Item)
         key = self._key(TableName, item)

@@ -30,6 +30,10 @@ class Call:
     parameters: dict[str, Any]
     result: asyncio.Future[Any]
 
+    def __repr__(self) -> str:
+        where = self.parameters.get("Key") or self.parameters.get("Item", {}).get("request_id") or ""
+        return f"{getattr(self.function, '__name__', '?')} by {self.process} {where}"
+
 
 class Interleaving:
     """Runs coroutines of several processes up to their next calls."""
@@ -38,7 +42,6 @@ class Interleaving:
         self._loop = asyncio.new_event_loop()
         # A process that died leaves tasks behind that nobody waits for.
         self._loop.set_exception_handler(lambda _loop, _context: None)
-        self._tasks: dict[int, list[asyncio.Task[Any]]] = {}
         self.waiting: list[Call] = []
 
     @contextmanager
@@ -69,7 +72,6 @@ class Interleaving:
             task = self._loop.create_task(work)
         finally:
             _process.reset(token)
-        self._tasks.setdefault(process, []).append(task)
         self._run()
         return task
 
@@ -108,32 +110,15 @@ class Interleaving:
 
     def kill(self, process: int) -> None:
         """End a process at once: no handler of it runs, no call of it happens."""
-        self._tasks.pop(process, None)
         self.waiting = [call for call in self.waiting if call.process != process]
-
-    def forget(self, task: asyncio.Task[Any]) -> None:
-        """Kill one task; its calls must have been taken out of `waiting`."""
-        for tasks in self._tasks.values():
-            if task in tasks:
-                tasks.remove(task)
 
     def close(self) -> None:
         """End the loop and all that hangs on it."""
-        everything = asyncio.all_tasks(self._loop)
-        # What was killed must not come to life for its own cleaning up.
-        shut = asyncio.CancelledError
-        for task in everything:
+        for task in asyncio.all_tasks(self._loop):
             task.cancel()
-        for _ in range(100):
-            for call in self.waiting:
-                call.result.cancel()
-            self.waiting.clear()
-            self._run()
-            if all(task.done() for task in everything):
-                break
-        for task in everything:
-            if task.done() and not task.cancelled() and isinstance(task.exception(), shut):
-                continue
+        for call in self.waiting:
+            call.result.cancel()
+        self._run()
         self._loop.close()
 
     def _run(self) -> None:
