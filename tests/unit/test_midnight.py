@@ -59,7 +59,8 @@ class Gateway:
 
     def __init__(self, zone: ZoneInfo, limits: Limits, *, shards: int = 1) -> None:
         self.zone = zone
-        self.db: Any = DynamoDB(MeterTable=("meter",), LedgerTable=("day_shard", "request_id"))
+        client: Any = DynamoDB(MeterTable=("meter",), LedgerTable=("day_shard", "request_id"))
+        self.db = client
         self.key_id, self.secret = put_key(self.db, limits=limits, shards=shards)
         self.ledger = Ledger(self.db, "LedgerTable", zone)
         self.meters = self.new_process()
@@ -118,7 +119,7 @@ def test_requests_around_midnight_are_counted_where_they_arrived(
     """A request every 100 ms, from half a second before midnight to half a second after. All of them run at once; they
     end in any order, some in a process that has admitted none of them, the last when all have arrived.
     """
-    gateway = Gateway(zone, Limits(budget_pico_usd=100, rpm=1000, tpm=1000), shards=shards)
+    gateway = Gateway(zone, Limits(budget_pico_usd=200, rpm=1000, tpm=1000), shards=shards)
     at, rng = midnight_ms(zone, day), random.Random(5)
     arrivals = range(at - 500, at + 600, 100)
     running = [(at_ms, gateway.admit(at_ms, now_ms=at_ms + rng.choice([0, 300]))) for at_ms in arrivals]
