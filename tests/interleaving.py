@@ -39,9 +39,9 @@ class Interleaving:
     """Runs coroutines of several processes up to their next calls."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self.loop = asyncio.new_event_loop()
         # A process that died leaves tasks behind that nobody waits for.
-        self._loop.set_exception_handler(lambda _loop, _context: None)
+        self.loop.set_exception_handler(lambda _loop, _context: None)
         self.waiting: list[Call] = []
 
     @contextmanager
@@ -60,7 +60,7 @@ class Interleaving:
     def to_thread(self, function: Callable[..., Any], *args: Any, **parameters: Any) -> Awaitable[Any]:
         """Wait until the call is let happen."""
         call = Call(
-            _process.get(), (lambda: function(*args)) if args else function, parameters, self._loop.create_future()
+            _process.get(), (lambda: function(*args)) if args else function, parameters, self.loop.create_future()
         )
         self.waiting.append(call)
         return call.result
@@ -69,7 +69,7 @@ class Interleaving:
         """Begin work on a process, up to its first call."""
         token = _process.set(process)
         try:
-            task = self._loop.create_task(work)
+            task = self.loop.create_task(work)
         finally:
             _process.reset(token)
         self._run()
@@ -114,18 +114,18 @@ class Interleaving:
 
     def close(self) -> None:
         """End the loop and all that hangs on it."""
-        for task in asyncio.all_tasks(self._loop):
+        for task in asyncio.all_tasks(self.loop):
             task.cancel()
         for call in self.waiting:
             call.result.cancel()
         self._run()
-        self._loop.close()
+        self.loop.close()
 
     def _run(self) -> None:
         """Run until everything waits for a call."""
-        while self._loop._ready:  # type: ignore[attr-defined]
-            self._loop.call_soon(self._loop.stop)
-            self._loop.run_forever()
+        while self.loop._ready:  # type: ignore[attr-defined]
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
 
 
 def _outcome(call: Call) -> Any:

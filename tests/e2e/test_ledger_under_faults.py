@@ -125,6 +125,8 @@ def new_accounts(stack: RunningStack) -> Callable[..., Accounts]:
         )
         accounts = Accounts(stack, key_id, secret)
         accounts.until_quiet()
+        # Other tests of this stack kill processes too, and leave leases behind.
+        accounts.sweep()
         stack.model.reset_stats()
         return accounts
 

@@ -9,6 +9,7 @@ NARU_LONG_TESTS=1 runs some thousand examples instead of some hundred, other one
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections import Counter
@@ -25,13 +26,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from naru import ledger, meter, meter_store, sweeper
 from naru.accounting import Account, Subject
+from naru.api_keys import KeyChanges
 from naru.attributes import to_item
 from naru.business_time import business_day
 from naru.errors import NaruError, StoreUnavailableError
+from naru.key_store import KeyStore
 from naru.keys import hash_secret
 from naru.ledger import Ledger, Row
 from naru.meter import Admission, Meters
-from naru.meter_changes import change_limits
 from naru.meter_state import UNLIMITED, Limits, Meter, new_item
 from naru.meter_store import MeterStore
 from naru.pricing import Usage
@@ -91,14 +93,10 @@ class Group:
     """A meter with all its shards, and the highest limits that requests of the last minute may have met."""
 
     id: str
-    shards: int
     limits: Limits
+    limits_until: list[tuple[int, Limits]]
     committed_cap: Counter[str] = field(default_factory=Counter)
     parallel_cap: int = 0
-    limits_until: list[tuple[int, Limits]] = field(default_factory=list)
-
-    def shard_ids(self) -> list[str]:
-        return [self.id + (f"/{shard}" if shard else "") for shard in range(self.shards)]
 
 
 budgets = st.sampled_from([0, 7, 20, 40, 100])
@@ -139,12 +137,14 @@ class MetersMachine(RuleBasedStateMachine):
         self.groups: list[Group] = []
         for index, (limits, count) in enumerate(((first, 1), (second, key_shards))):
             self.put_key(f"{index:012}", limits, count, users)
-        self.groups.append(Group("organisation", organisation_shards, Limits(budget_pico_usd=organisation)))
+        of_organisation = Limits(budget_pico_usd=organisation)
+        self.groups.append(Group("organisation", of_organisation, [(0, of_organisation)]))
         self.organisation_budget = organisation
         if organisation_shards > 1:
             put_organisation(self.client, "MeterTable", budget_pico_usd=organisation, shards=organisation_shards)
-        for group in self.groups:
-            group.limits_until = [(0, group.limits)]
+        self.users: dict[str, Group] = {}
+        self.operator: Any = asyncio.Future(loop=self.world.loop)
+        self.operator.set_result(None)
         self.ledger = Ledger(self.client, "LedgerTable", SEOUL)
         self.environments = [Environment(self.new_meters()) for _ in range(3)]
         self.sweeping_meters = self.new_meters()
@@ -161,10 +161,14 @@ class MetersMachine(RuleBasedStateMachine):
                 secrets={hash_secret(secret): NEVER_MS},
                 expires_at_ms=NEVER_MS,
                 shards=count,
+                user_budget_pico_usd=UNLIMITED,
+                user_rpm=UNLIMITED,
+                **({"name": name, "tags": {}, "created_at_ms": 0} if shard == 0 else {}),
+                key_id=f"key_{name}",
             )
             self.client.put_item(TableName="MeterTable", Item=to_item(item | users))
         self.secrets.append(secret)
-        self.groups.append(Group(f"key#key_{name}", count, limits))
+        self.groups.append(Group(f"key#key_{name}", limits, [(0, limits)]))
 
     def begin_database(self) -> DynamoDB:
         return DynamoDB(MeterTable=("meter",), LedgerTable=("day_shard", "request_id"))
@@ -325,34 +329,64 @@ class MetersMachine(RuleBasedStateMachine):
         self.advance(max(self.clock_ms, int(midnight.timestamp() * 1000) - before_ms))
 
     def advance(self, to_ms: int) -> None:
-        """No admission takes that long, and Lambda ends a request after 15 minutes."""
+        """No admission and no change takes that long, and Lambda ends a request after 15 minutes."""
         while admitting := [c for c in self.world.waiting if c.process >= 0 and self.requests[c.process].phase == "admitting"]:  # fmt: skip
             self.happen(admitting[0])
+        self.finish_operator()
         self.clock_ms = to_ms
         for request in self.requests:
             if request.phase in {"upstream", "closing"} and request.now_ms <= to_ms - REQUEST_LIFE_MS:
                 self.world.kill(request.number)
                 request.phase = "killed"
 
-    @rule(group=st.integers(0, 2), limits=key_limits, what=st.sampled_from(["budget_pico_usd", "rpm", "tpm", "max_parallel"]))  # fmt: skip
-    def the_operator_changes_a_limit(self, group: int, limits: Limits, what: str) -> None:
-        """At one moment: what a change does between its reads and its writes is checked by its conditions."""
-        changed = self.groups[group]
-        if "organisation" in changed.id and (what != "budget_pico_usd" or not self.shards_of(changed)):
+    @rule(
+        group=st.integers(0, 2),
+        limits=key_limits,
+        what=st.sampled_from(["budget_pico_usd", "rpm", "tpm", "max_parallel", "users", "shards"]),
+        at_once=st.booleans(),
+    )
+    def the_operator_changes_a_limit(self, group: int, limits: Limits, what: str, at_once: bool) -> None:
+        """One thing at a time; requests come in between its reads and its writes, unless it is done at once."""
+        if not self.operator.done():
             return
-        new = Limits(**{name: getattr(limits if name == what else changed.limits, name) for name in Limits.__dataclass_fields__})  # fmt: skip
-        store = MeterStore(self.client, "MeterTable")
-        month = business_day(self.clock_ms, SEOUL).isoformat()[:7]
-        change = store.change(
-            lambda: store.shards(changed.id),
-            lambda meters, changes: change_limits(changes, meters, new, month=month),
+        changed = self.groups[group]
+        given: dict[str, Any] = {what: getattr(limits, what)} if hasattr(limits, what) else {}
+        store = KeyStore(
+            MeterStore(self.client, "MeterTable", rng=random.Random(1)),
+            SEOUL,
+            organisation_budget_pico_usd=self.organisation_budget,
         )
-        others, self.world.waiting = self.world.waiting, []
-        self.world.finish(self.world.start(OPERATOR, change))
-        self.world.waiting += others
-        changed.limits = new
-        changed.limits_until[-1] = (self.clock_ms, changed.limits_until[-1][1])
-        changed.limits_until.append((0, new))
+        if changed.id == "organisation":
+            if what not in {"budget_pico_usd", "shards"}:
+                return
+            given = given or {"shards": 3}
+            change: Any = store.update_organisation(**given, now_ms=self.clock_ms)
+        else:
+            if what == "users":
+                given = {"user_budget_pico_usd": limits.budget_pico_usd, "user_rpm": limits.rpm}
+            change = store.update(changed.id.removeprefix("key#"), KeyChanges(**given), now_ms=self.clock_ms)
+        # Until it is done, either may be in force.
+        changed.limits_until.append(
+            (0, KeyChanges(**given).limits(changed.limits) if what != "shards" else changed.limits)
+        )
+        self.operator = self.world.start(OPERATOR, self.operate(change, changed))
+        if at_once:
+            self.finish_operator()
+
+    async def operate(self, change: Any, changed: Group) -> None:
+        try:
+            await change
+        except StoreUnavailableError:
+            return  # done or not; the limits that may be in force stay in the list
+        changed.limits = changed.limits_until[-1][1]
+        changed.limits_until = [
+            *((until_ms or self.clock_ms, limits) for until_ms, limits in changed.limits_until[:-1]),
+            changed.limits_until[-1],
+        ]
+
+    def finish_operator(self) -> None:
+        while calls := [call for call in self.world.waiting if call.process == OPERATOR]:
+            self.happen(calls[0])
 
     @precondition(lambda self: any(request.phase == "done" for request in self.requests))
     @rule(index=st.integers(0, 5), environment=st.integers(0, 2))
@@ -371,7 +405,7 @@ class MetersMachine(RuleBasedStateMachine):
         """While it runs. Where a meter has shards, an id is admitted once: nobody but its own process knows where."""
         running = [request for request in self.requests if request.phase == "upstream"]
         request = running[index % len(running)]
-        if any(group.shards > 1 for group in (self.groups[request.key], self.groups[2])):
+        if any(len(self.shards_of(group)) > 1 for group in (self.groups[request.key], self.groups[2])):
             return
         before = {table: dict(items) for table, items in self.db.tables.items()}
         others, self.world.waiting = self.world.waiting, []
@@ -386,7 +420,10 @@ class MetersMachine(RuleBasedStateMachine):
 
     def shards_of(self, group: Group) -> list[Meter]:
         items = self.db.tables["MeterTable"]
-        return [Meter(items[shard_id,]) for shard_id in group.shard_ids() if (shard_id,) in items]
+        if (group.id,) not in items:
+            return []
+        first = Meter(items[group.id,])
+        return [first, *(Meter(items[f"{group.id}/{shard}",]) for shard in range(1, first.shards))]
 
     def all_groups(self) -> Iterator[tuple[Group, list[Meter]]]:
         for group in self.groups:
@@ -395,7 +432,7 @@ class MetersMachine(RuleBasedStateMachine):
         for (meter_id,), item in self.db.tables["MeterTable"].items():
             if meter_id.startswith("user#"):
                 seen = Meter(item)
-                yield Group(meter_id, 1, seen.limits, limits_until=[(0, seen.limits)]), [seen]
+                yield self.users.setdefault(meter_id, Group(meter_id, seen.limits, [(0, seen.limits)])), [seen]
 
     def rows(self) -> dict[str, Row]:
         return {request_id: ledger.from_item(to_item(item)) for (_, request_id), item in self.db.tables["LedgerTable"].items()}  # fmt: skip
@@ -427,7 +464,7 @@ class MetersMachine(RuleBasedStateMachine):
                 cap = max(budget, group.committed_cap[month])
                 assert committed <= cap, (group.id, month)
                 # After a budget was lowered, what had been promised before may end, and no more is promised.
-                group.committed_cap[month] = committed if group.shards == 1 or committed <= budget else cap
+                group.committed_cap[month] = committed if len(meters) == 1 or committed <= budget else cap
 
     def every_request_of_the_minute_is_counted(self) -> None:
         for group, meters in self.all_groups():
@@ -456,7 +493,7 @@ class MetersMachine(RuleBasedStateMachine):
             in_flight = sum(len(each.leases()) for each in meters)
             limit = sum(each.limits.max_parallel for each in meters)
             highest = max([limit, *(limits.max_parallel for _, limits in group.limits_until)])
-            assert in_flight <= (max(limit, group.parallel_cap) if group.shards == 1 else highest), group.id
+            assert in_flight <= (max(limit, group.parallel_cap) if len(meters) == 1 else highest), group.id
             group.parallel_cap = in_flight
 
     def compare_rows(self, *, finished: bool) -> None:
