@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,18 @@ def a_pico_dollar_a_token(worst_case_pico_usd: int) -> Stop:
     model = CATALOG.model(OMNI)
     deployment = model.deployments[0].model_copy()
     deployment.link(deployment.at, Rates(1, 1, 1, 1, currency="USD", krw_per_usd=None))
-    return Stop(OMNI, model, deployment, {}, worst_case_pico_usd)
+    return Stop(OMNI, model, deployment, {}, output_limit=1, worst_case_pico_usd=worst_case_pico_usd)
 
 
 def worst_case_pico_usd(body: Mapping[str, Any]) -> int:
     """What the gateway sets aside for a request."""
     parsed, request = wire.parse_chat_request(json.dumps(body))
-    return Route(CATALOG, request.model, parsed, output_limit=request.output_limit).worst_case_pico_usd
+    route = Route(
+        CATALOG,
+        request.model,
+        parsed,
+        output_limit=request.output_limit,
+        latency_s=lambda _: 0.0,
+        rng=random.Random(1),
+    )
+    return route.worst_case_pico_usd

@@ -1,4 +1,4 @@
-"""POST /chat/completions, GET /models, GET /health: streamed, JSON included."""
+"""POST /chat/completions, GET /models, GET /health, GET /openapi.json: streamed, JSON included."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import boto3
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import Response
 from botocore.config import Config
+from naru.health import Health
 
-from naru import models, streaming_runtime
+from naru import models, sse, streaming_runtime
 from naru.catalog_source import CatalogSource
 from naru.completions import Answer, Call, Completions
 from naru.event_loop import EventLoop
@@ -22,6 +23,7 @@ from naru.ledger import Ledger
 from naru.meter import Meters
 from naru.provider_keys import ProviderKeys
 from naru.retry import RetryPolicy
+from naru.routing import preference
 from naru.settings import Settings
 from naru.upstream import Upstream, new_http_client
 from naru.wire import compact_json
@@ -53,6 +55,7 @@ completions = Completions(
         ProviderKeys(boto3.client("secretsmanager", config=aws), settings.provider_keys_secret),
         settings.provider_base_urls,
     ),
+    health=Health(dynamodb, settings.health_table),
     ledger=Ledger(dynamodb, settings.ledger_table, settings.time_zone),
     retry=RetryPolicy(max_attempts=settings.max_attempts),
     json_deadline_s=settings.json_deadline_s,
@@ -63,7 +66,7 @@ idempotency = Idempotency(
     meters,
     lease_s=settings.idempotency_lease_s,
 )
-app = RestApi(paths=["/chat/completions", "/models", "/models/<model>"], methods="GET, POST, OPTIONS")
+app = RestApi(paths=["/chat/completions", "/models", "/models/<model>", "/openapi.json"], methods="GET, POST, OPTIONS")
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -74,8 +77,10 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def create_chat_completion() -> Response[Any]:
     request_id, authorization, body = app.exchange.request_id, app.authorization, raw_body(app.current_event)
 
+    wish = preference(app.current_event.headers)
+
     async def create() -> Answer:
-        return await completions.create(Call(request_id, authorization, body, patience_s()))
+        return await completions.create(Call(request_id, authorization, body, patience_s(), preference=wish))
 
     answer = loop.run(
         idempotency.run(
@@ -87,7 +92,7 @@ def create_chat_completion() -> Response[Any]:
             produce=create,
         )
     )
-    content = answer.body if isinstance(answer.body, bytes) else loop.iterate(answer.body)
+    content = answer.body if isinstance(answer.body, bytes) else loop.iterate(answer.body, idle=sse.KEEP_ALIVE)
     return app.exchange.respond(200, content, headers=answer.headers)
 
 
@@ -108,6 +113,13 @@ def retrieve_model(model: str) -> Response[Any]:
 @app.get("/health")
 def health() -> Response[Any]:
     return app.exchange.respond(200, b'{"status":"ok"}')
+
+
+@app.get("/openapi.json")
+def describe() -> Response[Any]:
+    from naru import openapi  # nobody waits for this at a cold start
+
+    return app.exchange.respond(200, openapi.rendered())
 
 
 def patience_s() -> float:

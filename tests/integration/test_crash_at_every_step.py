@@ -28,6 +28,7 @@ from naru.business_time import business_day
 from naru.catalog_source import CatalogSource
 from naru.completions import Call, Completions
 from naru.errors import NaruError
+from naru.health import Health
 from naru.ledger import Ledger, Row
 from naru.meter import Meters
 from naru.meter_state import Limits, Meter
@@ -207,7 +208,9 @@ class World:
         simulated.clear_control()
         self.scenario = scenario
         self.provider = simulated
-        self.database = DynamoDB(MeterTable=("meter",), LedgerTable=("day_shard", "request_id"))
+        self.database = DynamoDB(
+            MeterTable=("meter",), LedgerTable=("day_shard", "request_id"), HealthTable=("deployment",)
+        )
         client: Any = self.database
         fields: dict[str, Any] = dict(scenario.users)
         _, self.api_key = put_key(client, limits=scenario.limits, shards=scenario.shards, **fields)
@@ -241,6 +244,7 @@ class World:
                 catalogs=CatalogSource("", lambda: None),  # type: ignore[arg-type,return-value]
                 meters=self.meters(mortal),
                 upstream=upstream,
+                health=Health(mortal, "HealthTable"),
                 ledger=Ledger(mortal, "LedgerTable", SEOUL),
                 retry=RetryPolicy(max_attempts=3, base_s=0.001),
                 json_deadline_s=20,
@@ -360,7 +364,7 @@ def test_the_sweeper_may_die_at_any_call_too(simulated: ThreadedModel, name: str
 def test_two_sweepers_at_once_do_no_harm(simulated: ThreadedModel) -> None:
     """One of them stops after its n-th call; the other sweeps everything; then the first goes on."""
     world = World(SCENARIOS["one of many"], simulated)
-    world.serve(Life(3, "before"))  # the provider has answered, the row is not there
+    world.serve(Life(4, "before"))  # the provider has answered, the row is not there
     left = deepcopy(world.database.tables)
     sweeping = Life()
     world.sweep(sweeping)

@@ -178,6 +178,7 @@ def test_a_key_is_shown_with_its_numbers_and_without_its_secret() -> None:
                 "old_key_works_until": None,
                 "models": None,
                 "tags": {},
+                "may_route": False,
                 "budget_usd": 1.1,
                 "month": "2026-11",
                 "spent_usd": 0,

@@ -62,7 +62,7 @@ FIRST = "models.hyperclova-x-omni.deployments[0]"
         (lambda t: t.replace('version = "2026-11-22"', "", 1), "version: is missing"),
         (lambda t: t.replace("krw_per_usd = 1_400", "krw_per_usd = 0", 1), "krw_per_usd: "),
         (lambda t: t.replace('base_url = "https://api', 'base_url = "ftp://api', 1), "providers.holysheep.base_url: "),
-        (lambda t: t.replace("[models.HCX-007]", '[models.HCX-007]\nfallbacks = ["HCX-008"]', 1), "models.HCX-007.fallbacks: 'HCX-008' is not another model"),
+        (lambda t: t.replace('fallbacks = ["HCX-005"]', 'fallbacks = ["HCX-008"]', 1), "models.HCX-007.fallbacks: 'HCX-008' is not another model"),
         (lambda t: t + "\n[[", "not valid TOML"),
     ],
 )  # fmt: skip

@@ -127,6 +127,7 @@ def key_object(**more: Any) -> dict[str, Any]:
         "old_key_works_until": None,
         "models": None,
         "tags": {},
+        "may_route": False,
         "budget_usd": None,
         "month": "2026-11",
         "spent_usd": 0,

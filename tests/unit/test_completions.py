@@ -4,23 +4,15 @@ that is what the provider billed.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
-from local.simulated_model import BillRow, Config, Latency, ThreadedModel, run_in_thread
-from naru import catalog
-from naru.catalog_source import CatalogSource
-from naru.completions import Call, Completions
+from local.simulated_model import run_in_thread
 from naru.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -32,140 +24,9 @@ from naru.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
-from naru.ledger import Attempt, Ledger, Row, from_item
+from naru.ledger import Attempt
 from naru.meter import Meters
-from naru.meter_state import Limits
-from naru.provider_keys import ProviderKeys
-from naru.request_ids import new_request_id
-from naru.retry import RetryPolicy
-from naru.upstream import Upstream, new_http_client
-from tests.meters import USD, all_meters, put_key
-from tests.moto_tables import tables
-
-OMNI = "hyperclova-x-omni"
-SEOUL = ZoneInfo("Asia/Seoul")
-
-
-class _Secret(ProviderKeys):
-    """Provider keys without Secrets Manager: the fields of the secret."""
-
-    def __init__(self, fields: dict[str, str]) -> None:
-        self._client = self  # type: ignore[assignment]
-        self._secret_id = "the-secret"
-        self._keys = {}
-        self._read_at_s = float("-inf")
-        self.fields = fields
-
-    def get_secret_value(self, *, SecretId: str) -> dict[str, str]:  # noqa: N803 - boto3's name
-        return {"SecretString": json.dumps(self.fields), "Name": SecretId}
-
-
-@dataclass
-class Gateway:
-    """One gateway, its tables and its provider."""
-
-    model: ThreadedModel
-    dynamodb: Any
-    catalog_file: Path
-    key_id: str
-    api_key: str
-    secret: _Secret = field(default_factory=lambda: _Secret({"holysheep": "k1", "clovastudio": "k2"}))
-    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=3, base_s=0.001))
-    deadline_s: float = 20.0
-    headers: dict[str, str] = field(default_factory=dict)
-    ledger_table: str = "LedgerTable"
-
-    def use_catalog(self, *changes: tuple[str, str]) -> None:
-        text = catalog.BUILT_IN.read_text(encoding="utf-8")
-        for old, new in changes:
-            assert old in text
-            text = text.replace(old, new)
-        self.catalog_file.write_text(text, encoding="utf-8")
-
-    def ask(self, prompt: str = "안녕하세요", *, take: int | None = None, **fields: Any) -> bytes:
-        """The body of the answer; of a stream the first ``take`` events, after which the client leaves."""
-        body = {"model": OMNI, "messages": [{"role": "user", "content": prompt}]} | fields
-        return asyncio.run(self._ask(json.dumps(body), take))
-
-    async def _ask(self, body: str, take: int | None) -> bytes:
-        source = CatalogSource("", lambda: None)  # type: ignore[arg-type,return-value]
-        if self.catalog_file.exists():
-            source._catalog = catalog.load(self.catalog_file)
-        async with new_http_client() as client:
-            urls = {"holysheep": self.model.openai_url, "clovastudio": self.model.clova_url}
-            completions = Completions(
-                catalogs=source,
-                meters=Meters(self.dynamodb, "MeterTable", SEOUL, organisation_budget_pico_usd=500 * USD),
-                upstream=Upstream(client, self.secret, urls),
-                ledger=Ledger(self.dynamodb, self.ledger_table, SEOUL),
-                retry=self.retry,
-                json_deadline_s=self.deadline_s,
-                stream_deadline_s=self.deadline_s,
-                rng=random.Random(1),
-            )
-            request_id = new_request_id(at_ms=time.time_ns() // 10**6)
-            answer = await completions.create(Call(request_id, f"Bearer {self.api_key}", body, patience_s=60))
-            self.headers = dict(answer.headers)
-            if isinstance(answer.body, bytes):
-                return answer.body
-            events = []
-            async for event in answer.body:
-                events.append(event)
-                if len(events) == take:
-                    await answer.body.aclose()
-                    break
-            return b"".join(events)
-
-    @property
-    def row(self) -> Row:
-        """The one row there is."""
-        (item,) = self.dynamodb.scan(TableName="LedgerTable")["Items"]
-        return from_item(item)
-
-    @property
-    def bill(self) -> BillRow:
-        """The one thing the provider billed."""
-        (billed,) = self.model.stats()["billed"]
-        return billed
-
-
-@pytest.fixture(scope="module")
-def simulated() -> Iterator[ThreadedModel]:
-    with run_in_thread(Config(latency=Latency(first_token_ms=0, token_ms=0))) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def dynamodb() -> Iterator[Any]:
-    with tables("LedgerTable", "MeterTable") as client:
-        yield client
-
-
-@pytest.fixture
-def gateway(simulated: ThreadedModel, dynamodb: Any, tmp_path: Path) -> Gateway:
-    simulated.reset_stats()
-    simulated.clear_control()
-    for item in dynamodb.scan(TableName="LedgerTable")["Items"]:
-        key = {name: item[name] for name in ("day_shard", "request_id")}
-        dynamodb.delete_item(TableName="LedgerTable", Key=key)
-    for meter in all_meters(dynamodb):
-        dynamodb.delete_item(TableName="MeterTable", Key={"meter": {"S": meter.id}})
-    key_id, secret = put_key(dynamodb, limits=Limits(rpm=1000, tpm=10**8))
-    return Gateway(simulated, dynamodb, tmp_path / "catalog.toml", key_id, secret)
-
-
-def assert_settled(gateway: Gateway, *, unsettled: bool = False) -> None:
-    """Nothing is in flight, and the meters have spent what the rows cost."""
-    rows = [from_item(item) for item in gateway.dynamodb.scan(TableName="LedgerTable")["Items"]]
-    spent = sum(row.cost_pico_usd for row in rows)
-    for meter in all_meters(gateway.dynamodb):
-        if unsettled:
-            assert len(meter.leases()) == 1
-            continue
-        assert meter.leases() == []
-        months = meter.item["months"].values()
-        assert sum(month["spent_pico_usd"] for month in months) == spent
-        assert all(m["available_pico_usd"] + m["spent_pico_usd"] == meter.item["budget_pico_usd"] for m in months)
+from tests.one_gateway import OMNI, Gateway, assert_row_is_the_bill, assert_settled, chunks, text
 
 
 @pytest.fixture(autouse=True)
@@ -173,32 +34,6 @@ def always_settled(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator
     """However a request ended, its leases did too."""
     yield
     assert_settled(gateway, unsettled="ledger_that_fails" in request.node.name)
-
-
-def chunks(stream: bytes) -> list[Any]:
-    """The events of a stream, parsed; ``[DONE]`` as text."""
-    assert stream.endswith(b"\n\n")
-    data = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n")[:-1]]
-    return ["[DONE]" if event == b"[DONE]" else json.loads(event) for event in data]
-
-
-def text(events: list[Any]) -> str:
-    return "".join(c["delta"].get("content") or "" for e in events if isinstance(e, dict) for c in e.get("choices", []))
-
-
-def assert_row_is_the_bill(gateway: Gateway) -> None:
-    row, bill = gateway.row, gateway.bill
-    assert row.request_id == bill["client_request_id"]
-    assert row.usage_source == "reported"
-    counted = (
-        row.usage.prompt_tokens,
-        row.usage.cached_tokens,
-        row.usage.completion_tokens,
-        row.usage.reasoning_tokens,
-    )
-    billed = (bill["prompt_tokens"], bill["cached_tokens"], bill["completion_tokens"], bill["reasoning_tokens"])
-    assert counted == billed
-    assert row.cost_pico_usd == bill["cost_pico_usd"]
 
 
 # ── What is billed ─────────────────────────────────────────────────────────────────────────────────────────
@@ -671,6 +506,12 @@ def test_a_stream_that_falls_silent_is_cut_after_the_providers_limit(gateway: Ga
     assert gateway.row.outcome == "truncated"
 
 
+def test_a_stream_that_drips_is_cut_though_bytes_come(gateway: Gateway) -> None:
+    gateway.use_catalog(('secret = "holysheep"\n', 'secret = "holysheep"\ntimeouts = { first_token_s = 0.6 }\n'))
+    with pytest.raises(UpstreamTimeoutError):
+        gateway.ask("안녕 [[sim tokens=20 fault=drip:20]]", stream=True)
+
+
 def test_a_stream_that_ends_before_it_began_is_an_ordinary_error(gateway: Gateway) -> None:
     with pytest.raises((UpstreamProtocolError, UpstreamUnavailableError)):
         gateway.ask("안녕 [[sim tokens=20 fault=error_in_200:0]]", stream=True)
@@ -704,4 +545,4 @@ def test_a_row_names_each_attempt(gateway: Gateway) -> None:
     gateway.ask("안녕 [[sim tokens=5 id=x fault=status:503,times=1]]")
     first, second = gateway.row.attempts
     assert first == Attempt(f"holysheep/{OMNI}", "503", first.duration_ms)
-    assert second == Attempt(f"holysheep/{OMNI}", "ok", second.duration_ms)
+    assert second == Attempt(f"holysheep/{OMNI}", "ok", second.duration_ms, why="again", waited_ms=second.waited_ms)

@@ -39,12 +39,13 @@ def secrets() -> Iterator[dict[str, str]]:
             "NARU_LEDGER_TABLE": "LedgerTable",
             "NARU_METER_TABLE": "MeterTable",
             "NARU_IDEMPOTENCY_TABLE": "IdempotencyTable",
+            "NARU_HEALTH_TABLE": "HealthTable",
             "NARU_ANSWERS_BUCKET": "answers",
             "NARU_PROVIDER_KEYS_SECRET": "keys",
         }.items():
             patch.setenv(name, value)
         dynamodb = boto3.client("dynamodb")
-        for name in ("LedgerTable", "MeterTable", "IdempotencyTable"):
+        for name in ("LedgerTable", "MeterTable", "IdempotencyTable", "HealthTable"):
             properties = TEMPLATE["Resources"][name]["Properties"]
             dynamodb.create_table(
                 TableName=name, **{key: properties[key] for key in ("AttributeDefinitions", "KeySchema", "BillingMode")}

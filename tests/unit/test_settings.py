@@ -10,11 +10,12 @@ GIVEN = {
     "NARU_METER_TABLE": "meter",
     "NARU_PROVIDER_KEYS_SECRET": "keys",
     "NARU_IDEMPOTENCY_TABLE": "idempotency",
+    "NARU_HEALTH_TABLE": "health",
     "NARU_ANSWERS_BUCKET": "answers",
 }
 
 
-def test_five_names_are_enough() -> None:
+def test_six_names_are_enough() -> None:
     settings = Settings.from_environment(GIVEN | {"PATH": "/bin"})
     assert (settings.ledger_table, settings.time_zone, settings.catalog_uri) == ("ledger", ZoneInfo("Asia/Seoul"), "")
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from naru import ledger as ledger_rows
+from naru import metrics
 from naru.errors import NaruError, ProviderRejectedError, StoreUnavailableError
-from naru.ledger import Attempt, Ledger, Outcome, Row, UsageSource
+from naru.ledger import Attempt, Ledger, Outcome, Part, Row, UsageSource
 from naru.meter import Admission, Meters
 from naru.pricing import Usage
 from naru.routing import Stop
@@ -44,22 +47,33 @@ class Account:
     meters: Meters
     started_s: float
     attempts: list[Attempt] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    """Deployments that were not called, and why: for the log."""
     maybe_billed_pico_usd: int = 0
     first_token_s: float | None = None
+    waited_s: float = 0.0
+    """Since the last attempt."""
+    why: str = ""
+    """Of the next attempt; see :class:`~naru.ledger.Attempt`."""
+
+    def skip(self, stop: Stop, reason: str, retry_after_s: float) -> None:
+        """A deployment is passed by, at no cost."""
+        skip = {"deployment": stop.deployment.name, "reason": reason, "retry_after_s": round(retry_after_s, 3)}
+        self.skipped.append(skip)
 
     def answered(self, stop: Stop, *, since_s: float) -> None:
         """An attempt was answered, or its stream began."""
-        self.attempts.append(Attempt(stop.deployment.name, "ok", ms_since(since_s)))
+        self._attempt(stop, "ok", since_s, maybe_billed=False)
 
     def failed(self, stop: Stop, result: str, *, since_s: float, maybe_billed: bool) -> None:
         """An attempt brought nothing, and may be charged for all the same."""
-        self.attempts.append(Attempt(stop.deployment.name, result, ms_since(since_s), maybe_billed=maybe_billed))
+        self._attempt(stop, result, since_s, maybe_billed=maybe_billed)
         if maybe_billed:
             self.maybe_billed_pico_usd += stop.worst_case_pico_usd
 
-    def cut(self) -> None:
+    def cut(self, result: str, *, since_s: float) -> None:
         """The stream of the last attempt broke off."""
-        self.attempts[-1] = replace(self.attempts[-1], result="cut", duration_ms=ms_since(self.started_s))
+        self.attempts[-1] = replace(self.attempts[-1], result=result, duration_ms=ms_since(since_s))
 
     def token_came(self) -> None:
         """Remembers when the first one did."""
@@ -73,9 +87,19 @@ class Account:
         await self.close(stop, outcome=outcome, usage=None, error_code=code)
 
     async def close(self, stop: Stop, *, outcome: Outcome, usage: Usage | None, error_code: str | None = None) -> None:
+        """Ends a request that one deployment answered, or none. Raises nothing, as :meth:`close_parts`."""
+        source: UsageSource = "none" if usage is None else "estimated" if usage.estimated else "reported"
+        await self.close_parts(
+            [part_of(stop, usage or _NOTHING)], outcome=outcome, source=source, error_code=error_code
+        )
+
+    async def close_parts(
+        self, parts: Sequence[Part], *, outcome: Outcome, source: UsageSource, error_code: str | None = None
+    ) -> None:
         """Puts the row and settles the meters. Never raises for the store's sake: the answer is there and paid for."""
-        row = self._row(stop, outcome, usage, error_code)
-        facts = ledger_rows.facts(row)
+        row = self._row(parts, outcome, source, error_code)
+        facts = ledger_rows.facts(row) | ({"skipped": self.skipped} if self.skipped else {})
+        metrics.count(row)
         try:
             if not await self.ledger.put(row):
                 logger.error("request has a row already", extra=facts)
@@ -88,13 +112,18 @@ class Account:
         if row.cost_pico_usd > (worst := max(lease.worst_pico_usd for _, lease in self.admission.leases)):
             logger.error("worst case exceeded", extra={"request_id": row.request_id, "worst_pico_usd": worst})
         try:
-            tokens = None if usage is None else usage.total_tokens
+            tokens = None if source == "none" else row.usage.total_tokens
             await self.meters.settle(self.admission, cost_pico_usd=row.cost_pico_usd, tokens=tokens)
         except StoreUnavailableError as error:
             logger.warning("meters not settled", extra={"request_id": row.request_id, **error.log})
 
-    def _row(self, stop: Stop, outcome: Outcome, usage: Usage | None, error_code: str | None) -> Row:
-        source: UsageSource = "none" if usage is None else "estimated" if usage.estimated else "reported"
+    def _attempt(self, stop: Stop, result: str, since_s: float, *, maybe_billed: bool) -> None:
+        name, waited_ms = stop.deployment.name, round(self.waited_s * 1000)
+        self.attempts.append(Attempt(name, result, ms_since(since_s), maybe_billed, self.why, waited_ms))
+        self.waited_s = 0.0
+
+    def _row(self, parts: Sequence[Part], outcome: Outcome, source: UsageSource, error_code: str | None) -> Row:
+        first = parts[0]
         return Row(
             request_id=self.subject.request_id,
             key_id=self.admission.key_id,
@@ -102,20 +131,35 @@ class Account:
             batch_id=self.subject.batch_id,
             stream=self.subject.stream,
             model_asked=self.subject.model,
-            model_served=stop.model_name,
-            deployment=stop.deployment.name,
+            model_served=first.model,
+            deployment=first.deployment,
             outcome=outcome,
             error_code=error_code,
-            usage=usage or _NOTHING,
+            usage=total(parts),
             usage_source=source,
             catalog_version=self.subject.catalog_version,
-            rates=stop.deployment.rates,
-            cost_pico_usd=stop.deployment.rates.cost_pico_usd(usage or _NOTHING),
+            rates=first.rates,
+            cost_pico_usd=sum(part.cost_pico_usd for part in parts),
             maybe_billed_pico_usd=self.maybe_billed_pico_usd,
             attempts=tuple(self.attempts),
             first_token_ms=None if self.first_token_s is None else round(self.first_token_s * 1000),
             latency_ms=ms_since(self.started_s),
+            parts=tuple(parts) if len(parts) > 1 else (),
         )
+
+
+def part_of(stop: Stop, usage: Usage) -> Part:
+    """What a deployment is to be paid."""
+    rates = stop.deployment.rates
+    return Part(stop.model_name, stop.deployment.name, usage, rates, rates.cost_pico_usd(usage))
+
+
+def total(parts: Sequence[Part]) -> Usage:
+    """The tokens of an answer, whoever gave them."""
+    usage = parts[0].usage
+    for part in parts[1:]:
+        usage += part.usage
+    return usage
 
 
 def ms_since(started_s: float) -> int:

@@ -234,6 +234,7 @@ _KEY_FIELDS: Mapping[str, Parser] = {
     "models": _models,
     "expires_at": _expiry,
     "tags": _tags,
+    "may_route": _boolean,
     "user_budget_usd": _money,
     "user_rpm": _limit(_MAX_RATE),
 }
@@ -262,6 +263,7 @@ def key_object(view: KeyView, *, secret: str | None = None) -> dict[str, Any]:
         "old_key_works_until": _seconds(view.old_secret_until_ms),
         "models": sorted(view.models) if view.models != ALL_MODELS else None,
         "tags": dict(view.tags),
+        "may_route": view.may_route,
         "budget_usd": _usd(view.limits.budget_pico_usd),
         **_month(view.month, view.limits.budget_pico_usd),
         "rpm": _shown(view.limits.rpm),

@@ -29,6 +29,8 @@ class NewKey:
     models: frozenset[str] = ALL_MODELS
     expires_at_ms: int = NEVER_MS
     tags: Mapping[str, str] = field(default_factory=dict)
+    may_route: bool = False
+    """Whether its requests may say how they are routed."""
     shards: int = 1
 
 
@@ -46,6 +48,7 @@ class KeyChanges:
     models: frozenset[str] | None = None
     expires_at_ms: int | None = None
     tags: Mapping[str, str] | None = None
+    may_route: bool | None = None
     enabled: bool | None = None
 
     def limits(self, old: Limits) -> Limits:
@@ -86,6 +89,7 @@ class KeyView:
     user_rpm: int
     models: frozenset[str]
     tags: Mapping[str, str]
+    may_route: bool
     shards: int
     month: MonthView
 
@@ -121,6 +125,8 @@ def new_key_items(new: NewKey, *, now_ms: int) -> tuple[list[dict[str, Any]], st
         **({"models": new.models} if new.models != ALL_MODELS else {}),
     }
     first = {"name": new.name, "tags": dict(new.tags), "created_at_ms": now_ms, "scope": "chat"}
+    if new.may_route:
+        first["may_route"] = True
     items = [
         new_item(shard_id(f"key#{key_id}", shard), new.limits.slice(shard, new.shards), **everywhere)
         for shard in range(new.shards)
@@ -175,6 +181,7 @@ def key_view(meters: Sequence[Meter], now_ms: int, zone: ZoneInfo) -> KeyView:
         user_rpm=item["user_rpm"],
         models=item.get("models", ALL_MODELS),
         tags=item["tags"],
+        may_route=item.get("may_route", False),
         shards=len(meters),
         month=_month_view(meters, now_ms, zone),
     )

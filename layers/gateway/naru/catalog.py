@@ -21,6 +21,7 @@ BUILT_IN = Path(__file__).with_name("catalog.toml")
 Capability = Literal[
     "json_object", "json_schema", "reasoning", "tools", "vision", "audio", "prefill", "multiple_choices"
 ]
+Strategy = Literal["priority", "weighted", "lowest-latency", "lowest-cost"]
 Tokenizer = Literal["cl100k", "o200k", "hyperclova", "claude", "gemini", "unknown"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 Seconds = Annotated[float, Field(gt=0, le=900)]
@@ -58,7 +59,7 @@ class Price(_Strict):
 
 class Timeouts(_Strict):
     """Seconds of one attempt. Until the first token of a stream nothing has been said to the client, so another
-    attempt costs it only time; a JSON answer comes all at once and has the whole deadline.
+    attempt costs it only time; a JSON answer comes all at once, so it has time for all of its tokens.
     """
 
     connect_s: Seconds = 5.0
@@ -67,6 +68,13 @@ class Timeouts(_Strict):
     """From the call to the first token, which models that think in silence take long for."""
     silence_s: Seconds = 30.0
     """Between two events, once tokens have begun to come."""
+    token_s: Annotated[float, Field(gt=0, le=10)] = 0.02
+    """What one token takes of a slow day: an answer that comes all at once may take first_byte_s, and this for each
+    token that it may have."""
+
+    def answer_s(self, output_limit: int) -> float:
+        """How long a JSON answer of so many tokens may take."""
+        return self.connect_s + self.first_byte_s + output_limit * self.token_s
 
 
 class Provider(_Strict):
@@ -140,6 +148,9 @@ class Model(_Strict):
     """The output limit sent upstream when the client names none."""
     image_tokens: Annotated[int, Field(gt=0)] | None = None
     """The most prompt tokens that one image is billed at; without it the tokenizer family's worst."""
+    strategy: Strategy = "priority"
+    """Which deployment is called first: the first of the list; one by weight; the faster of two drawn at random; the
+    cheapest. The others follow when it fails."""
     fallbacks: list[Name] = []
     """Models that answer in its place when none of its deployments does, in this order. The answer says who did."""
     deployments: Annotated[list[Deployment], Field(min_length=1)]

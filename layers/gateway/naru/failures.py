@@ -42,6 +42,19 @@ class AttemptFailedError(Exception):
     maybe_billed: bool = False
     retry_after_s: float | None = None
 
+    @property
+    def kind(self) -> Literal["failure", "overload", "neutral"]:
+        """What it says about the deployment: that it is ill, that it is busy, or nothing."""
+        match self.error:
+            case NaruError(code="upstream_quota_exhausted"):
+                return "neutral"
+            case UpstreamRateLimitedError():
+                return "overload"
+            case UpstreamTimeoutError() | UpstreamUnavailableError() | UpstreamProtocolError():
+                return "failure"
+            case _:
+                return "neutral"
+
 
 def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailedError:
     match error:

@@ -129,6 +129,8 @@ class KeyStore:
                 changes[0].set("name", to=wanted.name)
             if wanted.tags is not None:
                 changes[0].set("tags", to=dict(wanted.tags))
+            if wanted.may_route is not None:
+                changes[0].set("may_route", to=wanted.may_route)
             change_limits(changes, meters, wanted.limits(whole(meters)), month=month_of(now_ms, self._zone))
 
         return await self._change(key_id, plan, now_ms)

@@ -40,11 +40,32 @@ class Attempt:
     duration_ms: int
     maybe_billed: bool = False
     """True when the provider may have billed it though no answer came back."""
+    why: str = ""
+    """Why it was made: nothing for the first choice, else ``again`` (the same deployment), ``failover`` (another of the
+    same model), ``fallback`` (another model), ``probe`` (is it well again?), or ``continue`` and ``restart`` (the rest
+    of an answer that was cut)."""
+    waited_ms: int = 0
+    """How long the request waited before it: for a provider that asked for it, for its turn, or to try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one deployment gave to an answer that another one began or went on with."""
+
+    model: str
+    deployment: str
+    usage: Usage
+    rates: Rates
+    cost_pico_usd: int
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one request cost and why. Token counts follow :class:`~naru.pricing.Usage`."""
+    """What one request cost and why. Token counts follow :class:`~naru.pricing.Usage`.
+
+    Of an answer in several parts, ``usage`` and ``cost_pico_usd`` are their sums, ``model_served``, ``deployment`` and
+    ``rates`` those of the first.
+    """
 
     request_id: str
     key_id: str
@@ -66,11 +87,18 @@ class Row:
     attempts: tuple[Attempt, ...]
     first_token_ms: int | None
     latency_ms: int
+    parts: tuple[Part, ...] = ()
+    """None where one deployment gave the whole answer."""
 
     @property
     def arrived_at_ms(self) -> int:
         """Unix milliseconds."""
         return arrived_at_ms(self.request_id)
+
+    @property
+    def charges(self) -> tuple[Part, ...]:
+        """Who is to be paid how much: the parts, or the whole answer as one. Their costs add up to the row's."""
+        return self.parts or (Part(self.model_served, self.deployment, self.usage, self.rates, self.cost_pico_usd),)
 
 
 def partition(day: date, shard: int) -> str:
@@ -150,16 +178,6 @@ def to_item(row: Row) -> dict[str, Any]:
     """The row's attributes in DynamoDB's form, without its key. What is None or zero is left out: a row should
     fit into one write unit of 1 KB.
     """
-    usage, rates = row.usage, row.rates
-    numbers = {
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "maybe_billed_pico_usd": row.maybe_billed_pico_usd,
-        "krw_per_usd": rates.krw_per_usd,
-    }
     strings = {"end_user": row.end_user, "batch_id": row.batch_id, "error_code": row.error_code}
     return {
         "key_id": {"S": row.key_id},
@@ -171,19 +189,6 @@ def to_item(row: Row) -> dict[str, Any]:
         "usage_source": {"S": row.usage_source},
         "cost_pico_usd": {"N": str(row.cost_pico_usd)},
         "latency_ms": {"N": str(row.latency_ms)},
-        # In this order: input, cached input, cache write, output; pico-USD a token.
-        "rates": {
-            "L": [
-                {"N": str(rate)}
-                for rate in (
-                    rates.input_pico_usd,
-                    rates.cached_input_pico_usd,
-                    rates.cache_write_pico_usd,
-                    rates.output_pico_usd,
-                )
-            ]
-        },
-        "currency": {"S": rates.currency},
         "catalog_version": {"S": row.catalog_version},
         "attempts": {
             "L": [
@@ -193,30 +198,66 @@ def to_item(row: Row) -> dict[str, Any]:
                         "result": {"S": attempt.result},
                         "duration_ms": {"N": str(attempt.duration_ms)},
                         **({"maybe_billed": {"BOOL": True}} if attempt.maybe_billed else {}),
+                        **({"why": {"S": attempt.why}} if attempt.why else {}),
+                        **({"waited_ms": {"N": str(attempt.waited_ms)}} if attempt.waited_ms else {}),
                     }
                 }
                 for attempt in row.attempts
             ]
         },
+        **({"maybe_billed_pico_usd": {"N": str(row.maybe_billed_pico_usd)}} if row.maybe_billed_pico_usd else {}),
         **({"first_token_ms": {"N": str(row.first_token_ms)}} if row.first_token_ms is not None else {}),
-        **{name: {"N": str(number)} for name, number in numbers.items() if number},
+        **({"parts": {"L": [{"M": _part_to_item(part)} for part in row.parts]}} if row.parts else {}),
+        **_usage_to_item(row.usage),
+        **_rates_to_item(row.rates),
         **{name: {"S": text} for name, text in strings.items() if text},
+    }
+
+
+def _part_to_item(part: Part) -> dict[str, Any]:
+    return {
+        "model": {"S": part.model},
+        "deployment": {"S": part.deployment},
+        **({"estimated": {"BOOL": True}} if part.usage.estimated else {}),
+        **_usage_to_item(part.usage),
+        **_rates_to_item(part.rates),
+    }
+
+
+def _usage_to_item(usage: Usage) -> dict[str, Any]:
+    numbers = {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+    }
+    return {name: {"N": str(number)} for name, number in numbers.items() if number}
+
+
+def _rates_to_item(rates: Rates) -> dict[str, Any]:
+    # In this order: input, cached input, cache write, output; pico-USD a token.
+    prices = (
+        rates.input_pico_usd,
+        rates.cached_input_pico_usd,
+        rates.cache_write_pico_usd,
+        rates.output_pico_usd,
+    )
+    return {
+        "rates": {"L": [{"N": str(price)} for price in prices]},
+        "currency": {"S": rates.currency},
+        **({"krw_per_usd": {"N": str(rates.krw_per_usd)}} if rates.krw_per_usd else {}),
     }
 
 
 def from_item(item: dict[str, Any]) -> Row:
     """The row that an item of the table holds."""
 
-    def number(name: str) -> int:
-        return int(item[name]["N"]) if name in item else 0
-
     def text(name: str) -> str | None:
         return item[name]["S"] if name in item else None
 
     source: UsageSource = item["usage_source"]["S"]
-    currency: Currency = item["currency"]["S"]
     outcome: Outcome = item["outcome"]["S"]
-    price = [int(rate["N"]) for rate in item["rates"]["L"]]
     return Row(
         request_id=item["request_id"]["S"],
         key_id=item["key_id"]["S"],
@@ -228,35 +269,59 @@ def from_item(item: dict[str, Any]) -> Row:
         deployment=item["deployment"]["S"],
         outcome=outcome,
         error_code=text("error_code"),
-        usage=Usage(
-            prompt_tokens=number("prompt_tokens"),
-            completion_tokens=number("completion_tokens"),
-            cached_tokens=number("cached_tokens"),
-            cache_write_tokens=number("cache_write_tokens"),
-            reasoning_tokens=number("reasoning_tokens"),
-            estimated=source == "estimated",
-        ),
+        usage=_usage_from_item(item, estimated=source == "estimated"),
         usage_source=source,
         catalog_version=item["catalog_version"]["S"],
-        rates=Rates(
-            input_pico_usd=price[0],
-            cached_input_pico_usd=price[1],
-            cache_write_pico_usd=price[2],
-            output_pico_usd=price[3],
-            currency=currency,
-            krw_per_usd=number("krw_per_usd") or None,
-        ),
-        cost_pico_usd=number("cost_pico_usd"),
-        maybe_billed_pico_usd=number("maybe_billed_pico_usd"),
-        attempts=tuple(
-            Attempt(
-                deployment=attempt["M"]["deployment"]["S"],
-                result=attempt["M"]["result"]["S"],
-                duration_ms=int(attempt["M"]["duration_ms"]["N"]),
-                maybe_billed=attempt["M"].get("maybe_billed", {}).get("BOOL", False),
-            )
-            for attempt in item["attempts"]["L"]
-        ),
-        first_token_ms=number("first_token_ms") if "first_token_ms" in item else None,
-        latency_ms=number("latency_ms"),
+        rates=_rates_from_item(item),
+        cost_pico_usd=_number(item, "cost_pico_usd"),
+        maybe_billed_pico_usd=_number(item, "maybe_billed_pico_usd"),
+        attempts=tuple(_attempt_from_item(attempt["M"]) for attempt in item["attempts"]["L"]),
+        first_token_ms=_number(item, "first_token_ms") if "first_token_ms" in item else None,
+        latency_ms=_number(item, "latency_ms"),
+        parts=tuple(_part_from_item(part["M"]) for part in item["parts"]["L"]) if "parts" in item else (),
     )
+
+
+def _attempt_from_item(item: dict[str, Any]) -> Attempt:
+    return Attempt(
+        deployment=item["deployment"]["S"],
+        result=item["result"]["S"],
+        duration_ms=_number(item, "duration_ms"),
+        maybe_billed=item.get("maybe_billed", {}).get("BOOL", False),
+        why=item.get("why", {}).get("S", ""),
+        waited_ms=_number(item, "waited_ms"),
+    )
+
+
+def _part_from_item(item: dict[str, Any]) -> Part:
+    usage = _usage_from_item(item, estimated=item.get("estimated", {}).get("BOOL", False))
+    rates = _rates_from_item(item)
+    return Part(item["model"]["S"], item["deployment"]["S"], usage, rates, rates.cost_pico_usd(usage))
+
+
+def _usage_from_item(item: dict[str, Any], *, estimated: bool) -> Usage:
+    return Usage(
+        prompt_tokens=_number(item, "prompt_tokens"),
+        completion_tokens=_number(item, "completion_tokens"),
+        cached_tokens=_number(item, "cached_tokens"),
+        cache_write_tokens=_number(item, "cache_write_tokens"),
+        reasoning_tokens=_number(item, "reasoning_tokens"),
+        estimated=estimated,
+    )
+
+
+def _rates_from_item(item: dict[str, Any]) -> Rates:
+    currency: Currency = item["currency"]["S"]
+    price = [int(rate["N"]) for rate in item["rates"]["L"]]
+    return Rates(
+        input_pico_usd=price[0],
+        cached_input_pico_usd=price[1],
+        cache_write_pico_usd=price[2],
+        output_pico_usd=price[3],
+        currency=currency,
+        krw_per_usd=_number(item, "krw_per_usd") or None,
+    )
+
+
+def _number(item: dict[str, Any], name: str) -> int:
+    return int(item[name]["N"]) if name in item else 0

@@ -28,7 +28,7 @@ from zoneinfo import ZoneInfo
 from naru.attributes import from_item, to_item
 from naru.business_time import business_day
 from naru.errors import NaruError, QuotaExceededError, RateLimitedError, StoreUnavailableError
-from naru.keys import read_authorization, unknown_key
+from naru.keys import Proven, read_authorization, unknown_key
 from naru.meter_changes import Change, change_limits
 from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, expiry_s, new_item
 from naru.refusals import headers_of, refused
@@ -50,6 +50,10 @@ class ApiKey:
     key_id: str
     headers: Mapping[str, str]
     """What its limits look like now."""
+    may_route: bool = False
+    """Whether its requests may say how they are routed."""
+    max_parallel: int = UNLIMITED
+    """How many requests it may have in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Meters:
 
     # ── Who is calling ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def authenticate(self, authorization: str | None, *, now_ms: int | None = None) -> ApiKey:
+    async def authenticate(self, authorization: str | Proven | None, *, now_ms: int | None = None) -> ApiKey:
         """The API key that the Authorization header proves, for requests that spend nothing.
 
         Raises :class:`~naru.errors.AuthenticationError`, :class:`~naru.errors.PermissionDeniedError` and
@@ -110,13 +114,18 @@ class Meters:
         nothing = Demand("", now_ms, self._month(now_ms), worst_pico_usd=0, tokens=0, secret_hash=secret_hash)
         if (refusal := meter.refusal(nothing)) and refusal.reason in {"unknown", "expired", "disabled"}:
             raise refused(meter, refusal, nothing, self._zone)
-        return ApiKey(key_id, headers_of(meter, now_ms))
+        return ApiKey(
+            key_id,
+            headers_of(meter, now_ms),
+            meter.item.get("may_route", False),
+            max_parallel=meter.item["max_parallel"] * meter.shards,
+        )
 
     # ── Admission ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def admit(
         self,
-        authorization: str | None,
+        authorization: str | Proven | None,
         *,
         request_id: str,
         now_ms: int,

@@ -37,6 +37,7 @@ class Settings(BaseModel):
     meter_table: Annotated[str, Field(min_length=1)]
     provider_keys_secret: Annotated[str, Field(min_length=1)]
     idempotency_table: Annotated[str, Field(min_length=1)]
+    health_table: Annotated[str, Field(min_length=1)]
     answers_bucket: Annotated[str, Field(min_length=1)]
     """For answers to requests with an Idempotency-Key that are too large for the table."""
     catalog_uri: Annotated[str, Field(pattern=r"^(s3://[^/]+/.+)?$")] = ""
@@ -47,7 +48,7 @@ class Settings(BaseModel):
     monthly_budget_usd: Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)] = Decimal(500)
     """The organisation's, when its meter is first made; after that the admin API changes it."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    json_deadline_s: Annotated[float, Field(gt=0, le=890)] = 120.0
+    json_deadline_s: Annotated[float, Field(gt=0, le=890)] = 240.0
     stream_deadline_s: Annotated[float, Field(gt=0, le=890)] = 840.0
     idempotency_lease_s: Annotated[float, Field(ge=1, le=300)] = 30.0
     """After this long without a sign of life a request with an Idempotency-Key may be answered by its retry."""

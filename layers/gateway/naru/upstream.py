@@ -23,7 +23,7 @@ from naru.failures import (
 )
 from naru.provider_keys import ProviderKeys
 from naru.sse import Decoder, Event, EventTooLargeError
-from naru.wire import compact_json
+from naru.wire import compact_json, is_noise
 
 
 def new_http_client(*, max_connections: int = 100) -> httpx.AsyncClient:
@@ -179,9 +179,9 @@ class EventStream:
             payload = _json_of(data)
             if isinstance(payload, dict) and payload.get("error"):
                 raise self._reported(payload)
-            if not isinstance(payload, dict):
+            if not isinstance(payload, dict) and not is_noise(data):
                 break  # [DONE] before any token, or nothing that could be a chunk
-            if _says_something(payload):
+            if isinstance(payload, dict) and _says_something(payload):
                 self._ready[:0] = before
                 return
         raise protocol_failure(self._deployment, "its stream ended before it began")
@@ -194,31 +194,33 @@ class EventStream:
     async def next(self, timeout_s: float | None) -> bytes | None:
         """The data of the next event; None at the end.
 
-        Raises :class:`AttemptFailedError` when nothing comes within ``timeout_s``, if that is a number, or the stream
-        breaks.
+        Raises :class:`AttemptFailedError` when none comes within ``timeout_s``, if that is a number, or the stream
+        breaks. Bytes that drip, and comments, are not an event.
         """
         try:
-            while True:
-                while self._ready:
-                    event = self._ready.pop(0)
-                    if event.event == "error":
-                        raise self._reported(_json_of(event.data))
-                    if event.event != "ping":
-                        return event.data
-                if self._ended:
-                    return None
-                try:
-                    async with asyncio.timeout(timeout_s):
-                        chunk = await anext(self._chunks)
-                except StopAsyncIteration:
-                    self._ended = True
-                    self._ready += self._decoder.close()
-                else:
-                    self._ready += self._decoder.feed(chunk)
+            if not self._ready and not self._ended:
+                async with asyncio.timeout(timeout_s):
+                    await self._read()
         except (TimeoutError, httpx.HTTPError, httpx.StreamError) as error:
             raise transport_failure(self._deployment, error) from error
         except EventTooLargeError as error:
             raise protocol_failure(self._deployment, "one event of its stream is too large") from error
+        if not self._ready:
+            return None
+        event = self._ready.pop(0)
+        if event.event == "error":
+            raise self._reported(_json_of(event.data))
+        return event.data
+
+    async def _read(self) -> None:
+        """Until there is an event, or the end."""
+        while not self._ready and not self._ended:
+            try:
+                events = self._decoder.feed(await anext(self._chunks))
+            except StopAsyncIteration:
+                self._ended = True
+                events = self._decoder.close()
+            self._ready += [event for event in events if event.event != "ping"]
 
     def _reported(self, payload: Any) -> AttemptFailedError:
         """An error that the provider reports inside its stream."""

@@ -10,10 +10,19 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag, TypeAdapter, ValidationError
 
 from naru.errors import InvalidRequestError
 from naru.pricing import Usage
+
+MAX_DEPTH = 128
+"""Of objects and arrays inside each other. Python's own limit depends on its release and on how deep the caller stands."""
+_PARAM_CHARS = 200
+_MOST_TOKENS = 10**9
+# One line and no tricks: it is shown to people in logs, reports and terminals. No control characters, no line or
+# paragraph separators, nothing that turns the direction of writing.
+_END_USER = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+_EndUser = Annotated[str, Field(max_length=512, pattern=_END_USER)]
 
 
 class _Open(BaseModel):
@@ -107,11 +116,11 @@ class ChatRequest(_Open):
     """The fields of ``POST /chat/completions`` that Naru reads or that every provider checks alike."""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[_Message], Field(min_length=1)]
+    messages: Annotated[list[_Message], Field(min_length=1), FailFast()]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -127,8 +136,8 @@ class ChatRequest(_Open):
     parallel_tool_calls: bool | None = None
     response_format: _ResponseFormat | None = None
     reasoning_effort: str | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
+    user: _EndUser | None = None
+    safety_identifier: _EndUser | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -179,6 +188,8 @@ def parse_json_object(text: str | bytes | None) -> dict[str, Any]:
     try:
         # Python reads NaN and Infinity; JSON has neither, and the provider would answer with a riddle.
         body = json.loads(text, parse_constant=_no_constant)
+        if _is_too_deep(text, body):
+            raise RecursionError
         if isinstance(body, dict):
             compact_json(body)  # finds what could not be sent on: lone surrogates, and 1e999, which is infinite
             return body
@@ -190,7 +201,9 @@ def parse_json_object(text: str | bytes | None) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InvalidRequestError("The request body is not UTF-8.") from None
     except RecursionError:
-        raise InvalidRequestError("The request body is nested too deeply.") from None
+        raise InvalidRequestError(
+            f"The request body is nested too deeply: more than {MAX_DEPTH} objects and arrays inside each other."
+        ) from None
     except ValueError as error:
         where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InvalidRequestError(f"The request body is not valid JSON{where}: check quotes and commas.") from None
@@ -245,6 +258,25 @@ def compact_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
+def _is_too_deep(text: str | bytes, value: Any) -> bool:
+    """Whether ``value``, read from ``text``, is nested deeper than :data:`MAX_DEPTH`."""
+    brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if brackets <= MAX_DEPTH:
+        return False  # nearly every request: nothing to walk
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        children: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                children += item.values()
+            elif isinstance(item, list):
+                children += item
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
@@ -285,6 +317,7 @@ def _refuse(error: ValidationError, body: dict[str, Any]) -> NoReturn:
     param = ""
     for part in path:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
+    param = param if len(param) <= _PARAM_CHARS else param[: _PARAM_CHARS - 1] + "…"
     kind, context = first["type"], first.get("ctx", {})
     if kind == "missing":
         raise InvalidRequestError(
@@ -302,11 +335,15 @@ def _refuse(error: ValidationError, body: dict[str, Any]) -> NoReturn:
         case "greater_than_equal":
             message, code = f"it must be at least {context['ge']:g}", "value_below_min"
         case "less_than_equal":
-            message, code = f"it must be at most {context['le']:g}", "value_above_max"
+            message, code = f"it must be at most {context['le']:.10g}", "value_above_max"
         case "literal_error":
             message, code = f"it must be one of {context['expected']}", "invalid_value"
         case "too_short" | "string_too_short":
             message, code = "it must not be empty", "empty_value"
+        case "string_too_long":
+            message, code = f"it must have at most {context['max_length']} characters", "string_above_max_length"
+        case "string_pattern_mismatch":
+            message, code = "it must be one line without control characters", "invalid_value"
         case _:
             message, code = first["msg"].lower(), "invalid_value"
     raise InvalidRequestError(f"Invalid value for '{param}': {message}.", param=param, code=code) from None
@@ -316,3 +353,10 @@ def _at(body: Any, path: list[Any]) -> Any:
     for part in path:
         body = body[part]
     return body
+
+
+def is_noise(data: bytes) -> bool:
+    """Whether the data of an event cannot be a chunk or a piece of one, such as ``ping`` or nothing: words travel inside
+    objects and strings. Whatever has a bracket or a quote may have held some.
+    """
+    return not any(mark in data for mark in b"{}[]\"'")

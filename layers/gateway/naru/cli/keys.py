@@ -231,6 +231,8 @@ def _limits(arguments: argparse.Namespace) -> dict[str, Any]:
         body["models"] = None if arguments.models == ["all"] else arguments.models
     if arguments.tags is not None:
         body["tags"] = None if arguments.tags == [NONE] else dict(tag for tag in arguments.tags if tag != NONE)
+    if arguments.may_route is not None:
+        body["may_route"] = arguments.may_route
     return body
 
 
@@ -268,6 +270,7 @@ def _show_key(arguments: argparse.Namespace, key: Mapping[str, Any]) -> None:
         "limits": _limits_text(rpm=key["rpm"], tpm=key["tpm"], max_parallel=key["max_parallel"]),
         "end users": _limits_text(budget_usd=key["user_budget_usd"], rpm=key["user_rpm"]),
         **({"tags": ", ".join(f"{name}={text}" for name, text in key["tags"].items())} if key["tags"] else {}),
+        **({"routing": "its requests may choose it"} if key["may_route"] else {}),
         **({"shards": str(key["shards"])} if key["shards"] > 1 else {}),
     }
     show_facts(facts)

@@ -1,0 +1,236 @@
+"""Calling upstream until somebody answers: the attempts of one request, and what each of them teaches.
+
+Every attempt asks the shared health of its deployment for a permit, and reports how it went; every attempt is in the
+request's account. What is tried next is the route's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from naru.accounting import Account
+from naru.errors import (
+    NaruError,
+    UpstreamError,
+    UpstreamMisconfiguredError,
+    UpstreamRateLimitedError,
+    UpstreamRefusedKeyError,
+    UpstreamUnavailableError,
+)
+from naru.failures import AttemptFailedError
+from naru.health import Health, NotNowError, Permit
+from naru.retry import RetryPolicy
+from naru.routing import Going, Route, Stop
+from naru.upstream import EventStream, Upstream
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that was let in. ``deadline_s`` is monotonic; interactive requests go before those of a batch."""
+
+    route: Route
+    account: Account
+    deadline_s: float
+    interactive: bool
+
+    def remaining_s(self) -> float:
+        return self.deadline_s - time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[T]):
+    """An attempt that brought something. Its permit must be given back when all of it has come."""
+
+    stop: Stop
+    result: T
+    permit: Permit
+    since_s: float
+
+
+class Attempts:
+    """Makes them."""
+
+    def __init__(self, upstream: Upstream, health: Health, retry: RetryPolicy, rng: random.Random) -> None:
+        self._upstream = upstream
+        self._health = health
+        self._retry = retry
+        self._rng = rng
+
+    async def answer(self, job: Job) -> Answered[dict[str, Any]]:
+        """The JSON answer of the first deployment that gives one.
+
+        Raises :class:`~naru.errors.NaruError` when none does; the account is closed then.
+        """
+
+        async def send(stop: Stop) -> dict[str, Any]:
+            return await self._upstream.answer(
+                stop.deployment,
+                stop.body,
+                request_id=job.account.subject.request_id,
+                deadline_s=min(job.remaining_s(), stop.json_limit_s),
+            )
+
+        answered = await self._reach(job, send)
+        await self._health.leave(answered.permit)
+        return answered
+
+    async def stream(self, job: Job) -> Answered[EventStream]:
+        """The stream of the first deployment whose first token comes; raises as :meth:`answer`."""
+        return await self._reach(job, lambda stop: self._open(job, stop))
+
+    async def rest(self, job: Job, stop: Stop, going: Going) -> Answered[EventStream] | None:
+        """The stream of a deployment that may give the rest of an answer that was cut; None if it is not to be called.
+
+        Raises :class:`AttemptFailedError`.
+        """
+        try:
+            permit = await self._health.enter(stop.deployment.name, interactive=job.interactive)
+        except NotNowError as not_now:
+            job.account.skip(stop, not_now.reason, not_now.retry_after_s)
+            return None
+        job.account.why = going
+        return await self._attempt(job, stop, permit, lambda stop: self._open(job, stop))
+
+    async def cut(self, job: Job, answered: Answered[EventStream], *, result: str) -> None:
+        """A stream ended that was not whole: the last attempt there was."""
+        job.account.cut(result, since_s=answered.since_s)
+        if result == "mismatch":
+            # Hung up on: what it says after that is paid for too.
+            job.account.maybe_billed_pico_usd += answered.stop.worst_case_pico_usd
+        else:
+            await self._health.failed(answered.permit, kind="failure", retry_after_s=None)
+
+    async def leave(self, answered: Answered[EventStream]) -> None:
+        """A stream has ended."""
+        try:
+            await answered.result.aclose()
+        finally:
+            await self._health.leave(answered.permit)
+
+    async def _open(self, job: Job, stop: Stop) -> EventStream:
+        return await self._upstream.stream(
+            stop.deployment, stop.body, request_id=job.account.subject.request_id, deadline_s=job.remaining_s()
+        )
+
+    async def _reach(self, job: Job, send: Callable[[Stop], Awaitable[T]]) -> Answered[T]:
+        route, account = job.route, job.account
+        failures: list[AttemptFailedError] = []
+        while True:
+            stop, permit = await self._enter(job, failures)
+            account.why = "probe" if permit.probe else route.why(stop)
+            route.called(stop)
+            try:
+                return await self._attempt(job, stop, permit, send)
+            except AttemptFailedError as failure:
+                failures.append(failure)
+                wait_s = route.after(
+                    failure,
+                    self._retry,
+                    failures=len(failures),
+                    remaining_s=job.remaining_s(),
+                    may_retry=self._health.may_retry,
+                    rng=self._rng,
+                )
+                if wait_s is None:
+                    error = _to_tell(failures)
+                    await account.close_failed(stop, error)
+                    raise error from failure
+                await _wait(account, wait_s)
+            except BaseException as error:
+                await account.close_failed(stop, error)
+                raise
+
+    async def _enter(self, job: Job, failures: Sequence[AttemptFailedError]) -> tuple[Stop, Permit]:
+        """Somewhere to call now, and the right to."""
+        while True:
+            stop = job.route.current()
+            try:
+                return stop, await self._health.enter(stop.deployment.name, interactive=job.interactive)
+            except NotNowError as not_now:
+                job.account.skip(stop, not_now.reason, not_now.retry_after_s)
+                wait_s = job.route.skip(
+                    reason=not_now.reason, retry_after_s=not_now.retry_after_s, remaining_s=job.remaining_s()
+                )
+                if wait_s is None:
+                    error = _to_tell(failures) if failures else _not_now(stop, not_now)
+                    await job.account.close_failed(stop, error)
+                    raise error from not_now
+                await _wait(job.account, wait_s)
+            except BaseException as error:
+                await job.account.close_failed(stop, error)
+                raise
+
+    async def _attempt(self, job: Job, stop: Stop, permit: Permit, send: Callable[[Stop], Awaitable[T]]) -> Answered[T]:
+        since_s = time.monotonic()
+        try:
+            result = await send(stop)
+        except AttemptFailedError as failure:
+            job.account.failed(stop, failure.result, since_s=since_s, maybe_billed=failure.maybe_billed)
+            _log_failure(job.account, stop, failure)
+            await self._health.failed(permit, kind=failure.kind, retry_after_s=failure.retry_after_s)
+            await self._health.leave(permit)
+            raise
+        except BaseException:
+            # Cancelled, or a defect of ours: the provider may have been called all the same.
+            job.account.failed(stop, "interrupted", since_s=since_s, maybe_billed=True)
+            await self._health.leave(permit)
+            raise
+        job.account.answered(stop, since_s=since_s)
+        await self._health.answered(permit, latency_s=time.monotonic() - since_s)
+        return Answered(stop, result, permit, since_s)
+
+
+async def _wait(account: Account, wait_s: float) -> None:
+    account.waited_s += wait_s
+    await asyncio.sleep(wait_s)
+
+
+def _to_tell(failures: Sequence[AttemptFailedError]) -> NaruError:
+    """Of several failures the last one that says something about the provider, and not about how it was set up: a
+    fallback that was never configured must not hide why it was needed.
+    """
+    setup = (UpstreamRefusedKeyError, UpstreamMisconfiguredError)
+    errors = [failure.error for failure in failures]
+    return next((error for error in reversed(errors) if not isinstance(error, setup)), errors[0])
+
+
+def _not_now(stop: Stop, not_now: NotNowError) -> UpstreamError:
+    """What the client is told when nobody was called at all."""
+    if not_now.reason == "open":
+        error: UpstreamError = UpstreamUnavailableError(
+            f"The provider of {stop.deployment.name} has failed again and again, and is left alone for a moment. Try again "
+            "after the time in Retry-After.",
+            retry_after_s=not_now.retry_after_s,
+        )
+    else:
+        error = UpstreamRateLimitedError(
+            f"The provider of {stop.deployment.name} is at its limit, and others are waiting for it. Try again after the "
+            "time in Retry-After.",
+            retry_after_s=max(1.0, not_now.retry_after_s),
+        )
+    # No retry of ours is spent, so one of the client's multiplies nothing.
+    error.should_retry = True
+    return error
+
+
+def _log_failure(account: Account, stop: Stop, failure: AttemptFailedError) -> None:
+    # What a client must not read and an operator must: which key to set, which address is wrong.
+    level = logging.ERROR if failure.error.log.get("advice") else logging.WARNING
+    facts = {
+        "request_id": account.subject.request_id,
+        "deployment": stop.deployment.name,
+        "result": failure.result,
+        "again": failure.again,
+        **failure.error.log,
+    }
+    logger.log(level, "attempt failed", extra=facts)

@@ -1,0 +1,231 @@
+"""The stream that a client sees, whoever speaks in it.
+
+A provider that dies in the middle of its answer is followed by another one, where that can be done truthfully: one that
+goes on from the words the client has, or one that says the same words again. The client sees one answer with one id.
+Where nobody can, it gets an error object in the stream and no ``[DONE]``: never a clean end of half an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+
+from naru import dialects, sse
+from naru.accounting import part_of, total
+from naru.attempts import Answered, Attempts, Job
+from naru.catalog import Deployment
+from naru.errors import NaruError, UpstreamError, UpstreamProtocolError
+from naru.failures import AttemptFailedError
+from naru.ledger import Part
+from naru.pricing import Usage
+from naru.relay import ChunkRelay, ErrorChunkError, InvalidChunkError, MismatchError, Overlap
+from naru.routing import Stop
+from naru.tokens import CompletionCounter
+from naru.upstream import EventStream
+
+logger = logging.getLogger(__name__)
+
+_DONE = b"[DONE]"
+
+
+class ClientStream:
+    """The events of one answer. ``choices`` is how many the client asked for, ``show_usage`` whether it wants to see the
+    tokens, ``estimate`` what an answer has used as far as it has come.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        job: Job,
+        opened: Answered[EventStream],
+        *,
+        choices: int,
+        show_usage: bool,
+        estimate: Callable[[Stop, CompletionCounter], Usage],
+    ) -> None:
+        self._attempts = attempts
+        self._job = job
+        self._source = opened
+        self._show_usage = show_usage
+        self._estimate = estimate
+        self._relay = ChunkRelay(
+            dialects.for_name(opened.stop.deployment.at.dialect),
+            CompletionCounter(opened.stop.model.tokenizer),
+            choices=choices,
+            show_usage=show_usage,
+        )
+        self._past: list[Part] = []
+        """What those gave who were cut off."""
+        self._asked: set[str] = set()
+        """Who has been asked for the rest."""
+        self._given_tokens = 0
+        """Of the answer, in the prompt of the one that speaks now."""
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """What is sent, event by event. The row is written before the client can see the end."""
+        account = self._job.account
+        error: NaruError | None = None
+        try:
+            try:
+                while True:
+                    try:
+                        while (data := await self._next()) is not None:
+                            forwarded = self._relay.read(data)
+                            if self._relay.has_content:
+                                account.token_came()
+                            if forwarded is not None:
+                                yield sse.encode_event(forwarded)
+                        break_ = await self._break(None)
+                    except _BREAKS as broken:
+                        break_ = await self._break(broken)
+                    if break_ is None:
+                        error = None
+                        break
+                    error = error or break_.error
+                    if not await self._go_on(break_):
+                        break
+            except GeneratorExit:
+                # Whoever draws this has gone. The provider goes on, and bills; so hear it out.
+                error = await self._hear_out()
+                raise
+        finally:
+            usage = await self._close(error)
+        if error is not None:
+            facts = {"request_id": account.subject.request_id, "code": error.code, **error.log}
+            logger.warning("stream cut", extra=facts)
+            yield sse.encode_error(error.body())
+            return
+        if self._show_usage:
+            yield sse.encode_event(self._relay.usage_chunk(usage))
+        yield sse.DONE
+
+    async def _next(self) -> bytes | None:
+        events = self._source.result
+        data = await events.next(min(events.silence_s, max(0.0, self._job.remaining_s())))
+        return None if data == _DONE else data
+
+    async def _hear_out(self) -> NaruError | None:
+        try:
+            while (data := await self._next()) is not None:
+                self._relay.read(data)
+            break_ = await self._break(None)
+        except _BREAKS as broken:
+            break_ = await self._break(broken)
+        return None if break_ is None else break_.error
+
+    async def _break(self, broken: Exception | None) -> _Break | None:
+        """What the end of a source means; None where nothing is missing."""
+        if self._relay.complete:
+            # A provider that has given every finish_reason has said it all, whatever became of its last bytes.
+            return None
+        break_ = self._meaning(broken)
+        await self._attempts.cut(self._job, self._source, result=break_.result)
+        return break_
+
+    def _meaning(self, broken: Exception | None) -> _Break:
+        deployment = self._source.stop.deployment
+        match broken:
+            case AttemptFailedError(result="reset"):
+                error = _cut(deployment)
+                error.log = broken.error.log
+                return _Break(error)
+            case AttemptFailedError():
+                return _Break(broken.error, final=broken.again == "never")
+            case ErrorChunkError():
+                fault = dialects.for_name(deployment.at.dialect).error(200, {}, broken.payload)
+                return _Break(_reported(deployment, fault.message), final=fault.kind in _VERDICTS)
+            case MismatchError():
+                return _Break(_cut(deployment), result="mismatch")
+            case _:
+                return _Break(_cut(deployment))
+
+    async def _go_on(self, break_: _Break) -> bool:
+        """Finds somebody for the rest of the answer, who is then the source; the one before is done with."""
+        job, relay, broken = self._job, self._relay, self._source
+        if break_.final or not relay.can_go_on or job.remaining_s() <= 0:
+            return False
+        part = self._part(cut=True)
+        spent_pico_usd = sum(past.cost_pico_usd for past in (*self._past, part))
+        said = relay.text
+        refused: str | None = None
+        for stop, going in job.route.rest(said, self._said_tokens(part)):
+            name = stop.deployment.name
+            if name in self._asked and not (going == "restart" and name == refused):
+                continue
+            if spent_pico_usd + stop.worst_case_pico_usd > job.route.worst_case_pico_usd:
+                continue  # it could cost more than was set aside
+            self._asked.add(name)
+            try:
+                following = await self._attempts.rest(job, stop, going)
+            except AttemptFailedError as failure:
+                refused = name if failure.again == "never" else None
+                continue
+            if following is None:
+                continue
+            await self._attempts.leave(broken)
+            self._past.append(part)
+            self._source = following
+            self._given_tokens = part.usage.completion_tokens if going == "continue" else 0
+            # Some providers refuse a beginning that ends in white space, so it was left out; it may be said again.
+            again = said if going == "restart" else said[len(said.rstrip()) :]
+            self._relay = relay.resumed(
+                dialects.for_name(stop.deployment.at.dialect),
+                CompletionCounter(stop.model.tokenizer),
+                Overlap(again, required=going == "restart"),
+            )
+            return True
+        return False
+
+    async def _close(self, error: NaruError | None) -> Usage:
+        """The row, however the stream ended. The tokens of one that was cut are an estimate at best."""
+        account, complete = self._job.account, self._relay.complete
+        if not complete and account.attempts[-1].result == "ok":
+            await self._attempts.cut(self._job, self._source, result="interrupted")
+        await self._attempts.leave(self._source)
+        parts = [*self._past, self._part(cut=not complete)]
+        await account.close_parts(
+            parts,
+            outcome="completed" if complete else "truncated",
+            source="estimated" if any(part.usage.estimated for part in parts) else "reported",
+            error_code=None if complete else error.code if error else "internal_error",
+        )
+        return total(parts)
+
+    def _part(self, *, cut: bool) -> Part:
+        relay, stop = self._relay, self._source.stop
+        usage = relay.usage
+        if usage is None:
+            usage = self._estimate(stop, relay.counter)
+            usage = replace(usage, prompt_tokens=usage.prompt_tokens + self._given_tokens)
+        return part_of(stop, replace(usage, estimated=True) if cut else usage)
+
+    def _said_tokens(self, part: Part) -> int:
+        return self._given_tokens + part.usage.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Break:
+    """A source that ended too early; ``final`` if nobody else is to be asked, ``result`` for the ledger."""
+
+    error: NaruError
+    final: bool = False
+    result: str = "cut"
+
+
+_BREAKS = (AttemptFailedError, ErrorChunkError, InvalidChunkError, MismatchError)
+_VERDICTS = frozenset({"parameter", "context_length", "content_filter"})
+
+
+def _cut(deployment: Deployment) -> UpstreamProtocolError:
+    return UpstreamProtocolError(
+        f"The answer of {deployment.name} was cut off by its provider; what you have is not all of it. Ask again.",
+        code="upstream_stream_cut",
+    )
+
+
+def _reported(deployment: Deployment, message: str) -> UpstreamError:
+    return UpstreamError(
+        f"The provider of {deployment.name} reported an error in the middle of its answer: {message}",
+        code="upstream_stream_error",
+    )

@@ -1,0 +1,239 @@
+"""How many calls of batches a provider takes at once: searched for by latency, divided fairly. Pure.
+
+Some providers refuse what is too much, others take it and become slow. So the limit follows both: it grows while
+latency stays what it was with few calls, and shrinks with a refusal or when latency has risen, as TCP Vegas and
+Netflix's concurrency-limits do. It begins small and grows fast until the first sign of trouble.
+
+Latency is looked at in rounds. A round begins with a change of the limit and counts only calls that began in it, so
+that it says what *this* limit does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from naru.health_state import HealthPolicy, Holder, State, cut, with_limit
+
+FIRST_LIMIT: Final = 8
+_STEEP = 16
+"""Below it the limit doubles, above it grows by half, until the first sign of trouble."""
+_GROW_BELOW = 1.12
+_EASE_ABOVE = 1.15
+_CUT_ABOVE = 1.28
+_STEEPNESS = 0.5
+"""A queue wants the limit divided by how much slower it has become, what slows down more steeply wants less."""
+_LOWEST = 0.5
+_PATIENCE_MS = 10_000
+"""A limit at which it was too much is not tried again sooner."""
+_FORGET_MS = 60_000
+_FEW, _ENOUGH = 8, 24
+_DOUBT = 3
+_NO_HELP = 0.95
+_FLAT, _LOADED, _MISTAKEN = 0.3, 0.02, 0.6
+"""How fast the latency without load is learnt: what is much higher may be load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a holder saw since it last asked for its share.
+
+    ``answered`` and the latencies are of calls that began after the limit last changed, where that is known.
+    ``overloads`` are refusals (429 and its like), ``most_in_flight`` the most calls at once.
+    """
+
+    answered: int = 0
+    overloads: int = 0
+    failures: int = 0
+    mean_latency_s: float = 0.0
+    min_latency_s: float = 0.0
+    most_in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many calls may be in flight now, and after how many seconds to ask again, sooner after an overload.
+
+    With no slots the time is that of the provider, and may be long.
+    """
+
+    slots: int
+    retry_after_s: float
+
+
+@dataclass(slots=True)
+class Observations:
+    """Gathers a sample from calls as they begin and end."""
+
+    in_flight: int = 0
+    _most: int = 0
+    _overloads: int = 0
+    _failures: int = 0
+    _answers: list[tuple[int, int]] = field(default_factory=list)
+
+    def began(self) -> None:
+        self.in_flight += 1
+        self._most = max(self._most, self.in_flight)
+
+    def answered(self, *, began_ms: int, latency_ms: int) -> None:
+        """Its answer began; it is still in flight."""
+        self._answers.append((began_ms, latency_ms))
+
+    def failed(self, *, overload: bool) -> None:
+        if overload:
+            self._overloads += 1
+        else:
+            self._failures += 1
+
+    def ended(self) -> None:
+        self.in_flight -= 1
+
+    def sample(self, since_ms: int) -> Sample:
+        """What was seen since the last sample; of the answers only those to calls that began after ``since_ms``."""
+        latencies = [latency_ms / 1000 for began_ms, latency_ms in self._answers if began_ms >= since_ms]
+        sample = Sample(
+            answered=len(latencies),
+            overloads=self._overloads,
+            failures=self._failures,
+            mean_latency_s=sum(latencies) / len(latencies) if latencies else 0.0,
+            min_latency_s=min(latencies, default=0.0),
+            most_in_flight=self._most,
+        )
+        self._answers.clear()
+        self._overloads = self._failures = 0
+        self._most = self.in_flight
+        return sample
+
+
+# ── The limit ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def adjusted(state: State, sample: Sample, *, slots: int, now_ms: int, policy: HealthPolicy) -> State:
+    """With the limit that follows from what a holder of ``slots`` saw."""
+    if sample.overloads:
+        return _refused(state, sample, now_ms=now_ms, policy=policy)
+    state = replace(
+        state,
+        round_answers=state.round_answers + sample.answered,
+        round_sum_ms=state.round_sum_ms + round(sample.answered * sample.mean_latency_s * 1000),
+        round_used=int(bool(state.round_used) or (slots > 0 and sample.most_in_flight >= slots)),
+    )
+    if state.round_answers < _round_size(state) or now_ms < state.round_ms + state.base_ms:
+        return state
+    return _end_round(state, now_ms=now_ms)
+
+
+def _round_size(state: State) -> int:
+    return max(_FEW, min(state.limit, _ENOUGH))
+
+
+def _end_round(state: State, *, now_ms: int) -> State:
+    mean_ms = max(1, state.round_sum_ms // state.round_answers)
+    base_ms = state.base_ms or mean_ms
+    ratio = mean_ms / base_ms
+    if _GROW_BELOW < ratio < _CUT_ABOVE and state.round_answers < _DOUBT * _round_size(state):
+        return replace(state, slow_start=0)  # chance or load: more answers will tell
+    if ratio > _GROW_BELOW and 0 < _NO_HELP * state.cut_mean_ms < mean_ms:
+        # Fewer calls did not help, so it was not their number: a slow hour, or luck when the base was learnt.
+        base_ms += round((mean_ms - base_ms) * _MISTAKEN)
+        state = replace(state, base_ms=base_ms, cut_mean_ms=0)
+        return _new_round(with_limit(state, max(state.limit, state.ceiling), now_ms=now_ms), now_ms)
+    base_ms += round((mean_ms - base_ms) * (_FLAT if ratio <= _GROW_BELOW else _LOADED))
+    state = replace(state, base_ms=max(1, base_ms), cut_mean_ms=0)
+    if ratio >= _EASE_ABOVE:
+        factor = max(_LOWEST, ratio**-_STEEPNESS) if ratio >= _CUT_ABOVE else (state.limit - 1) / state.limit
+        lower = cut(state, state.limit, now_ms=now_ms, factor=factor + 1e-9)
+        return replace(_new_round(lower, now_ms), cut_mean_ms=mean_ms)
+    if ratio <= _GROW_BELOW and state.round_used:
+        state = _raised(state, now_ms=now_ms)
+    return _new_round(state, now_ms)
+
+
+def _raised(state: State, *, now_ms: int) -> State:
+    if state.slow_start:
+        return with_limit(state, state.limit * 2 if state.limit < _STEEP else state.limit * 3 // 2, now_ms=now_ms)
+    if state.ceiling and state.limit + 1 >= state.ceiling and now_ms - state.cut_ms < _PATIENCE_MS:
+        return state
+    step = max(1, (state.ceiling - state.limit) // 2 if state.ceiling > state.limit else state.limit // 8)
+    return with_limit(state, state.limit + step, now_ms=now_ms)
+
+
+def _refused(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -> State:
+    """As many refusals, as many slots too many; in one second never more than half of them."""
+    if now_ms - state.cut_ms >= policy.cut_every_ms:
+        state = replace(state, ceiling=state.limit, cut_ms=now_ms, cut_mean_ms=0, slow_start=0)
+    lowest = max(1, round(state.ceiling * _LOWEST))
+    limit = min(state.limit, max(lowest, state.limit - sample.overloads))
+    return _new_round(with_limit(state, limit, now_ms=now_ms), now_ms)
+
+
+def _new_round(state: State, now_ms: int) -> State:
+    return replace(state, round_ms=now_ms, round_answers=0, round_sum_ms=0, round_used=0)
+
+
+# ── Shares ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def held(state: State, holder: str, *, wanted: int, sample: Sample, now_ms: int, policy: HealthPolicy) -> State:
+    """After a holder has told what it saw and asked for ``wanted`` slots: with its share."""
+    before = state.live_holders(now_ms)
+    if not before and (not state.limit or now_ms - state.round_ms > _FORGET_MS):
+        state = _begin(state, now_ms)
+    elif holder in before:
+        state = adjusted(state, sample, slots=before[holder].slots, now_ms=now_ms, policy=policy)
+    others = {name: other for name, other in state.live_holders(now_ms).items() if name != holder}
+    total = for_batches(state, now_ms=now_ms, policy=policy)
+    fair = divided(total, {holder: wanted, **{name: other.wanted for name, other in others.items()}})[holder]
+    # Others give back what is too much when they ask the next time.
+    free = total - sum(other.slots for other in others.values())
+    slots = max(0, min(fair, free))
+    until_ms = now_ms + round(policy.holder_lease_s * 1000)
+    return with_shares(state, others | {holder: Holder(slots=slots, wanted=wanted, until_ms=until_ms)})
+
+
+def _begin(state: State, now_ms: int) -> State:
+    """The search begins, where it once was if that is known."""
+    limit = max(FIRST_LIMIT, state.limit // 2)
+    if state.is_limited(now_ms):
+        limit = state.limit
+    state = replace(state, slow_start=int(not state.is_limited(now_ms)), base_ms=0, ceiling=0)
+    return _new_round(with_limit(state, limit, now_ms=now_ms), now_ms)
+
+
+def released(state: State, holder: str, *, now_ms: int) -> State | None:
+    """Without the share of a holder that has finished; None if it has none."""
+    if holder not in state.holders:
+        return None
+    return with_shares(state, {n: h for n, h in state.live_holders(now_ms).items() if n != holder})
+
+
+def with_shares(state: State, holders: dict[str, Holder]) -> State:
+    taken = sum(holder.slots for holder in holders.values())
+    return replace(state, holders=holders, room=max(0, state.limit - taken))
+
+
+def for_batches(state: State, *, now_ms: int, policy: HealthPolicy) -> int:
+    """How many slots all batches may have together: interactive calls go first."""
+    in_use = sum(until_ms > now_ms for until_ms in state.calls.values())
+    reserved = state.reserved(now_ms, policy)
+    return max(0, state.limit - max(reserved, in_use + (reserved > 0) if in_use else 0))
+
+
+def divided(total: int, wanted: dict[str, int]) -> dict[str, int]:
+    """Shares that differ by one at most, but nobody gets more than was wanted."""
+    shares = dict.fromkeys(wanted, 0)
+    left = min(total, sum(wanted.values()))
+    hungry = sorted(name for name in wanted if wanted[name] > 0)
+    while left > 0:
+        each = max(1, left // len(hungry))
+        for name in hungry:
+            more = min(each, wanted[name] - shares[name], left)
+            shares[name] += more
+            left -= more
+        hungry = [name for name in hungry if shares[name] < wanted[name]]
+    return shares
+
+
+def ask_again_s(state: State) -> float:
+    """How soon a holder should ask again: often while the limit grows fast."""
+    return 0.25 if state.slow_start or not state.base_ms else 0.5

@@ -1,0 +1,420 @@
+"""What is known about the health of a deployment, by all environments together. Pure: no clock, no network.
+
+One DynamoDB item per deployment; where nothing ever went wrong there is none::
+
+    slot · failures · answers · …_before · failing_since_ms   calls of the last 10 to 20 s, counted since the first failure
+    opened_ms · retry_ms · probe · openings                   the breaker: open since, next call at, whose call that is
+    resting_until_ms                                          the provider named a time to come back
+    limit · room · limited_until_ms · calls {id: until_ms}    so many calls at once; a call in flight holds a slot
+    holders {id: {slots, wanted, until_ms}} · round_…         batch workers and their shares: :mod:`naru.health_limit`
+
+Two kinds of writes meet on an item. What happens per call (count a failure, take a slot, give it back) is one
+conditional write that commutes with its like. What happens now and then is worked out here as the next ``State`` and
+written if ``version`` is still the one that was seen.
+
+The breaker has one time for two things, ``retry_ms``: the end of the cool-down, and after it the end of the lease of
+whoever probes. So a prober that dies is replaced by the next one with no case of its own::
+
+    closed ──failures──▶ open until retry_ms ──take probe: retry_ms += lease──▶ answered: closed
+                              ▲                                              └▶ failed: open until retry_ms
+                              └──────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+BreakerState = Literal["closed", "open", "half_open"]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """When to leave a provider alone, and when to try it again."""
+
+    view_life_s: float = 2.0
+    """An environment looks at most so often at what the others know."""
+    slot_ms: int = 10_000
+    min_failures: int = 5
+    failure_ratio: float = 0.5
+    presumed_answers: int = 6
+    """Answers that are taken for granted: in the first seconds of trouble only those who failed have spoken."""
+    settle_s: float = 1.5
+    """Failures are quicker than answers, so in a burst they are seen first. For so long nothing is concluded..."""
+    own_failures: int = 3
+    """... but by an environment that had so many in a row, and has nobody else waiting."""
+    report_every_s: float = 1.0
+    cool_down_s: float = 5.0
+    cool_down_growth_s: float = 0.25
+    max_cool_down_s: float = 6.0
+    probe_lease_s: float = 35.0
+    min_rest_s: float = 1.5
+    max_rest_s: float = 60.0
+    first_limit: int = 16
+    """Taken for the calls in flight where nobody knows them."""
+    decrease: float = 0.7
+    cut_every_ms: int = 1_000
+    limited_s: float = 60.0
+    call_lease_s: float = 180.0
+    """A call that was killed holds its slot so long; a stream that takes longer is not counted any more."""
+    reserve: float = 0.2
+    """Of a limit, for interactive calls while there are any."""
+    interactive_life_s: float = 30.0
+    holder_lease_s: float = 8.0
+    retry_deposit: float = 0.2
+    retry_budget: float = 10.0
+    first_retries: float = 2.0
+    latency_decay_s: float = 10.0
+    kept_s: int = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A batch worker's share. ``wanted`` is how much it could use."""
+
+    slots: int
+    wanted: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An item as it was seen, or as it is to become. Times are Unix milliseconds, 0 for never."""
+
+    deployment: str
+    version: int = 0
+    slot: int = 0
+    failures: int = 0
+    answers: int = 0
+    failures_before: int = 0
+    answers_before: int = 0
+    failing_since_ms: int = 0
+    opened_ms: int = 0
+    retry_ms: int = 0
+    probe: str = ""
+    openings: int = 0
+    resting_until_ms: int = 0
+    limit: int = 0
+    room: int = 0
+    """How much of the limit is not held by batch workers."""
+    limited_until_ms: int = 0
+    """Until then every call takes a slot."""
+    cut_ms: int = 0
+    cut_mean_ms: int = 0
+    """The latency for which it was cut; 0 if that was not the reason."""
+    ceiling: int = 0
+    """The limit at which it was last too much; 0 if it never was."""
+    wins: int = 0
+    """Calls that were answered since the limit last changed."""
+    interactive_ms: int = 0
+    """When an interactive call was last seen."""
+    base_ms: int = 0
+    """The latency of batch calls when there are not too many of them."""
+    round_ms: int = 0
+    round_answers: int = 0
+    round_sum_ms: int = 0
+    round_used: int = 0
+    slow_start: int = 0
+    expires_s: int = 0
+    holders: Mapping[str, Holder] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """Slots of single calls, by permit: until when they are held at most."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> State:
+        """The state that an item holds."""
+        known = {each.name for each in fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        kept["holders"] = {name: Holder(**holder) for name, holder in values.get("holders", {}).items()}
+        return cls(**kept)
+
+    def values(self) -> dict[str, Any]:
+        """The item's values."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["holders"] = {
+            name: {"slots": holder.slots, "wanted": holder.wanted, "until_ms": holder.until_ms}
+            for name, holder in self.holders.items()
+        }
+        values["calls"] = dict(self.calls)
+        return values
+
+    # ── What it says ───────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def breaker(self) -> BreakerState:
+        if not self.opened_ms:
+            return "closed"
+        return "half_open" if self.probe else "open"
+
+    def open_for_ms(self, now_ms: int) -> int:
+        """Until somebody may probe; 0 if the breaker is closed, or now."""
+        return max(0, self.retry_ms - now_ms) if self.opened_ms else 0
+
+    def resting_for_ms(self, now_ms: int) -> int:
+        return max(0, self.resting_until_ms - now_ms)
+
+    def is_limited(self, now_ms: int) -> bool:
+        """Whether a call needs a slot."""
+        return self.limit > 0 and now_ms < self.limited_until_ms
+
+    def recent(self, now_ms: int, policy: HealthPolicy) -> tuple[int, int]:
+        """Failures and answers of this slot and the one before."""
+        match now_ms // policy.slot_ms - self.slot:
+            case age if age <= 0:
+                return self.failures + self.failures_before, self.answers + self.answers_before
+            case 1:
+                return self.failures, self.answers
+            case _:
+                return 0, 0
+
+    def is_failing(self, now_ms: int, policy: HealthPolicy) -> bool:
+        """Whether any failure is known that is not old."""
+        return self.recent(now_ms, policy)[0] > 0
+
+    def live_holders(self, now_ms: int) -> dict[str, Holder]:
+        return {name: holder for name, holder in self.holders.items() if holder.until_ms > now_ms}
+
+    def dead_calls(self, now_ms: int) -> list[str]:
+        return [call for call, until_ms in self.calls.items() if until_ms <= now_ms]
+
+    def has_interactive(self, now_ms: int, policy: HealthPolicy) -> bool:
+        """Whether there are interactive calls beside a batch."""
+        return self.interactive_ms > now_ms - policy.interactive_life_s * 1000
+
+    def reserved(self, now_ms: int, policy: HealthPolicy) -> int:
+        """Slots that no batch may have."""
+        return max(1, round(policy.reserve * self.limit)) if self.has_interactive(now_ms, policy) else 0
+
+
+# ── Writes ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One conditional write, in the terms of UpdateItem. Values are Python's."""
+
+    update: str
+    condition: str
+    names: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
+# Counted per call, so a state that was worked out from them holds only while they are as they were seen.
+_COUNTED = ("slot", "failures", "answers")
+_PER_CALL = ("deployment", "version", "calls")
+
+
+def difference(before: State, after: State) -> Write:
+    """The write that makes an item ``after`` of what was seen as ``before``; calls in flight are not its business."""
+    old, new = before.values(), after.values()
+    changed = [name for name in new if name not in _PER_CALL and new[name] != old[name]]
+    required = ["version", *(_COUNTED if set(changed) & {*_COUNTED} else ())]
+    values = {f":{name}": new[name] for name in changed} | {f":old_{name}": old[name] for name in required}
+    values[":next_version"] = before.version + 1
+    conditions = [f"#{name} = :old_{name}" for name in required]
+    if "room" in changed:
+        # A slot that was taken meanwhile is not given away a second time.
+        conditions.append("size(calls) <= :seen_calls")
+        values[":seen_calls"] = max(len(before.calls), after.room)
+    return Write(
+        "SET #version = :next_version" + "".join(f", #{name} = :{name}" for name in changed),
+        " AND ".join(conditions),
+        {f"#{name}": name for name in {*changed, *required}},
+        values,
+    )
+
+
+def count_again(state: State, *, failures: int, answers: int) -> Write:
+    """Adds to counts of the slot that is running, and of a failure that is not the first."""
+    return Write(
+        "SET failures = failures + :failures, answers = answers + :answers",
+        "#slot = :slot AND failures > :zero AND opened_ms = :zero",
+        {"#slot": "slot"},
+        {":failures": failures, ":answers": answers, ":slot": state.slot, ":zero": 0},
+    )
+
+
+def take_slot(call: str, *, now_ms: int, below: int | None, policy: HealthPolicy) -> Write:
+    """A slot for one call, if one is free; ``below`` is for those who must leave some to others."""
+    until_ms = now_ms + round(policy.call_lease_s * 1000)
+    if below is None:
+        return Write(
+            "SET calls.#call = :until_ms, interactive_ms = :now_ms",
+            "size(calls) < room",
+            {"#call": call},
+            {":until_ms": until_ms, ":now_ms": now_ms},
+        )
+    return Write(
+        "SET calls.#call = :until_ms",
+        "size(calls) < :below AND size(calls) < room",
+        {"#call": call},
+        {":until_ms": until_ms, ":below": below},
+    )
+
+
+def give_back(call: str, *, won: bool) -> Write:
+    return Write(
+        "REMOVE calls.#call SET wins = wins + :won",
+        "attribute_exists(calls.#call)",
+        {"#call": call},
+        {":won": int(won)},
+    )
+
+
+def drop_calls(calls: list[str]) -> Write:
+    """Takes the slots of calls that have died."""
+    names = {f"#call{index}": call for index, call in enumerate(calls)}
+    return Write("REMOVE " + ", ".join(f"calls.{name}" for name in names), "attribute_exists(deployment)", names, {})
+
+
+def interactive_seen(now_ms: int) -> Write:
+    return Write("SET interactive_ms = :now_ms", "attribute_exists(deployment)", {}, {":now_ms": now_ms})
+
+
+# ── The breaker ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def counted(state: State, *, failures: int, answers: int, now_ms: int, policy: HealthPolicy) -> State:
+    """With these calls counted: in a new slot, or as the first failure. What was before a first failure says nothing."""
+    slot = now_ms // policy.slot_ms
+    if not state.is_failing(now_ms, policy):
+        answers = answers if failures == 0 else 0
+        return replace(
+            state,
+            slot=slot,
+            failures=failures,
+            answers=answers,
+            failures_before=0,
+            answers_before=0,
+            failing_since_ms=now_ms if failures else state.failing_since_ms,
+        )
+    if slot <= state.slot:
+        return replace(state, failures=state.failures + failures, answers=state.answers + answers)
+    return replace(
+        state,
+        slot=slot,
+        failures=failures,
+        answers=answers,
+        failures_before=state.failures,
+        answers_before=state.answers,
+    )
+
+
+def must_open(state: State, *, more_answers: int, own_failures: int, now_ms: int, policy: HealthPolicy) -> bool:
+    """Whether it is better not to call.
+
+    ``more_answers`` are known to the environment that asks and not yet written, ``own_failures`` those that it had in a
+    row with nothing else in flight.
+    """
+    if now_ms - state.failing_since_ms < policy.settle_s * 1000 and own_failures < policy.own_failures:
+        return False
+    failures, answers = state.recent(now_ms, policy)
+    presumed = max(policy.presumed_answers, answers + more_answers)
+    return (
+        not state.opened_ms
+        and failures >= policy.min_failures
+        and failures >= policy.failure_ratio * (failures + presumed)
+    )
+
+
+def opened(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
+    """Open, for one cool-down; a little longer each time that the probe fails."""
+    cool_down_s = min(policy.cool_down_s + policy.cool_down_growth_s * state.openings, policy.max_cool_down_s)
+    return replace(
+        state,
+        opened_ms=state.opened_ms or now_ms,
+        retry_ms=now_ms + round(cool_down_s * 1000),
+        probe="",
+        openings=state.openings + 1,
+    )
+
+
+def probing(state: State, *, probe: str, now_ms: int, policy: HealthPolicy) -> State | None:
+    """With the one call taken that may try it; None if it is not time, or somebody else has it."""
+    if not state.opened_ms or state.open_for_ms(now_ms):
+        return None
+    return replace(state, probe=probe, retry_ms=now_ms + round(policy.probe_lease_s * 1000))
+
+
+def probed(state: State, *, probe: str, verdict: bool | None, now_ms: int, policy: HealthPolicy) -> State | None:
+    """After the probe: closed, open again, or free for another try; None if the probe is not this one's any more."""
+    if state.probe != probe:
+        return None
+    if verdict is None:
+        return replace(state, probe="", retry_ms=now_ms)
+    if not verdict:
+        return opened(state, now_ms=now_ms, policy=policy)
+    return replace(
+        state,
+        opened_ms=0,
+        retry_ms=0,
+        probe="",
+        openings=0,
+        failures=0,
+        answers=0,
+        failures_before=0,
+        answers_before=0,
+    )
+
+
+# ── Overload ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def overloaded(
+    state: State, *, in_flight: int, retry_after_s: float | None, now_ms: int, policy: HealthPolicy
+) -> State | None:
+    """After a provider said that it is too much: at rest if it named a time, and with a lower limit, at most once a
+    second. None if there is nothing to change.
+    """
+    after = state
+    if retry_after_s is not None and retry_after_s >= policy.min_rest_s:
+        until_ms = now_ms + round(min(retry_after_s, policy.max_rest_s) * 1000)
+        # A second more or less is not worth a write.
+        if until_ms > state.resting_until_ms + 1000 or state.resting_until_ms <= now_ms:
+            after = replace(after, resting_until_ms=until_ms)
+    if now_ms - state.cut_ms >= policy.cut_every_ms:
+        after = cut(after, _known_limit(state, in_flight, now_ms, policy), now_ms=now_ms, factor=policy.decrease)
+        after = replace(after, limited_until_ms=now_ms + round(policy.limited_s * 1000))
+    return None if after == state else after
+
+
+def _known_limit(state: State, in_flight: int, now_ms: int, policy: HealthPolicy) -> int:
+    if state.is_limited(now_ms) or state.live_holders(now_ms):
+        return state.limit
+    # An environment with one call knows nothing of the others.
+    return min(in_flight, policy.first_limit) if in_flight > 1 else policy.first_limit
+
+
+def cut(state: State, limit: int, *, now_ms: int, factor: float) -> State:
+    """With a limit that is ``factor`` of what was too much."""
+    return with_limit(
+        replace(state, ceiling=limit, cut_ms=now_ms, cut_mean_ms=0, slow_start=0),
+        max(1, int(limit * factor)),
+        now_ms=now_ms,
+    )
+
+
+def with_limit(state: State, limit: int, *, now_ms: int) -> State:
+    """With this limit, and without the holders that have died."""
+    holders = state.live_holders(now_ms)
+    held = sum(holder.slots for holder in holders.values())
+    return replace(state, limit=limit, room=max(0, limit - held), holders=holders, wins=0)
+
+
+def grown(state: State, *, now_ms: int) -> State | None:
+    """One slot more, when as many calls as there are slots were answered since it was last changed, and they were in
+    use. None if it is not time. A limit that batch workers search for is theirs to raise.
+    """
+    if not state.is_limited(now_ms) or state.live_holders(now_ms) or state.wins < state.limit:
+        return None
+    if len(state.calls) + 1 < state.limit * 3 // 4:
+        return None
+    return with_limit(state, state.limit + 1, now_ms=now_ms)
+
+
+def refused(state: State, *, now_ms: int, policy: HealthPolicy) -> State | None:
+    """After a call found no slot: the limit is in use, so it stays for another while."""
+    if state.limited_until_ms - now_ms > policy.limited_s * 500:
+        return None
+    return replace(state, limited_until_ms=now_ms + round(policy.limited_s * 1000))

@@ -1,0 +1,169 @@
+"""The use case with tables and a provider, for tests that need no more: one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from naru.health import Health
+
+from local.simulated_model import BillRow, ThreadedModel
+from naru import catalog
+from naru.catalog_source import CatalogSource
+from naru.completions import Call, Completions
+from naru.ledger import Ledger, Row, from_item
+from naru.meter import Meters
+from naru.provider_keys import ProviderKeys
+from naru.request_ids import new_request_id
+from naru.retry import RetryPolicy
+from naru.routing import Preference
+from naru.upstream import Upstream, new_http_client
+from tests.meters import USD, all_meters
+
+OMNI = "hyperclova-x-omni"
+SEOUL = ZoneInfo("Asia/Seoul")
+
+
+class _Secret(ProviderKeys):
+    """Provider keys without Secrets Manager: the fields of the secret."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        self._client = self  # type: ignore[assignment]
+        self._secret_id = "the-secret"
+        self._keys = {}
+        self._read_at_s = float("-inf")
+        self.fields = fields
+
+    def get_secret_value(self, *, SecretId: str) -> dict[str, str]:  # noqa: N803 - boto3's name
+        return {"SecretString": json.dumps(self.fields), "Name": SecretId}
+
+
+@dataclass
+class Gateway:
+    """One gateway, its tables and its provider."""
+
+    model: ThreadedModel
+    dynamodb: Any
+    catalog_file: Path
+    key_id: str
+    api_key: str
+    secret: _Secret = field(default_factory=lambda: _Secret({"holysheep": "k1", "clovastudio": "k2"}))
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=3, base_s=0.001))
+    deadline_s: float = 20.0
+    headers: dict[str, str] = field(default_factory=dict)
+    ledger_table: str = "LedgerTable"
+    preference: Preference | None = None
+
+    def use_catalog(self, *changes: tuple[str, str]) -> None:
+        """The built-in catalog with these changes; its fallbacks are left out, so that a test sees only its own."""
+        text = re.sub(r"(?m)^fallbacks = .*\n", "", catalog.BUILT_IN.read_text(encoding="utf-8"))
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        self.catalog_file.write_text(text, encoding="utf-8")
+
+    def let_route(self) -> None:
+        """Makes the key one whose requests may say how they are routed."""
+        self.dynamodb.update_item(
+            TableName="MeterTable",
+            Key={"meter": {"S": f"key#{self.key_id}"}},
+            UpdateExpression="SET may_route = :yes",
+            ExpressionAttributeValues={":yes": {"BOOL": True}},
+        )
+
+    def ask(self, prompt: str = "안녕하세요", *, take: int | None = None, **fields: Any) -> bytes:
+        """The body of the answer; of a stream the first ``take`` events, after which the client leaves."""
+        body = {"model": OMNI, "messages": [{"role": "user", "content": prompt}]} | fields
+        return asyncio.run(self._ask(json.dumps(body), take))
+
+    async def _ask(self, body: str, take: int | None) -> bytes:
+        source = CatalogSource("", lambda: None)  # type: ignore[arg-type,return-value]
+        if not self.catalog_file.exists():
+            self.use_catalog()
+        source._catalog = catalog.load(self.catalog_file)
+        async with new_http_client() as client:
+            urls = {"holysheep": self.model.openai_url, "clovastudio": self.model.clova_url}
+            completions = Completions(
+                catalogs=source,
+                meters=Meters(self.dynamodb, "MeterTable", SEOUL, organisation_budget_pico_usd=500 * USD),
+                upstream=Upstream(client, self.secret, urls),
+                health=Health(self.dynamodb, "HealthTable"),
+                ledger=Ledger(self.dynamodb, self.ledger_table, SEOUL),
+                retry=self.retry,
+                json_deadline_s=self.deadline_s,
+                stream_deadline_s=self.deadline_s,
+                rng=random.Random(1),
+            )
+            request_id = new_request_id(at_ms=time.time_ns() // 10**6)
+            answer = await completions.create(
+                Call(request_id, f"Bearer {self.api_key}", body, patience_s=60, preference=self.preference)
+            )
+            self.headers = dict(answer.headers)
+            if isinstance(answer.body, bytes):
+                return answer.body
+            events = []
+            async for event in answer.body:
+                events.append(event)
+                if len(events) == take:
+                    await answer.body.aclose()
+                    break
+            return b"".join(events)
+
+    @property
+    def row(self) -> Row:
+        """The one row there is."""
+        (item,) = self.dynamodb.scan(TableName="LedgerTable")["Items"]
+        return from_item(item)
+
+    @property
+    def bill(self) -> BillRow:
+        """The one thing the provider billed."""
+        (billed,) = self.model.stats()["billed"]
+        return billed
+
+
+def assert_settled(gateway: Gateway, *, unsettled: bool = False) -> None:
+    """Nothing is in flight, and the meters have spent what the rows cost."""
+    rows = [from_item(item) for item in gateway.dynamodb.scan(TableName="LedgerTable")["Items"]]
+    spent = sum(row.cost_pico_usd for row in rows)
+    for meter in all_meters(gateway.dynamodb):
+        if unsettled:
+            assert len(meter.leases()) == 1
+            continue
+        assert meter.leases() == []
+        months = meter.item["months"].values()
+        assert sum(month["spent_pico_usd"] for month in months) == spent
+        assert all(m["available_pico_usd"] + m["spent_pico_usd"] == meter.item["budget_pico_usd"] for m in months)
+
+
+def chunks(stream: bytes) -> list[Any]:
+    """The events of a stream, parsed; ``[DONE]`` as text."""
+    assert stream.endswith(b"\n\n")
+    data = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n")[:-1]]
+    return ["[DONE]" if event == b"[DONE]" else json.loads(event) for event in data]
+
+
+def text(events: list[Any]) -> str:
+    return "".join(c["delta"].get("content") or "" for e in events if isinstance(e, dict) for c in e.get("choices", []))
+
+
+def assert_row_is_the_bill(gateway: Gateway) -> None:
+    row, bill = gateway.row, gateway.bill
+    assert row.request_id == bill["client_request_id"]
+    assert row.usage_source == "reported"
+    counted = (
+        row.usage.prompt_tokens,
+        row.usage.cached_tokens,
+        row.usage.completion_tokens,
+        row.usage.reasoning_tokens,
+    )
+    billed = (bill["prompt_tokens"], bill["cached_tokens"], bill["completion_tokens"], bill["reasoning_tokens"])
+    assert counted == billed
+    assert row.cost_pico_usd == bill["cost_pico_usd"]
