@@ -259,6 +259,7 @@ def test_tries_end_after_three_with_one_row_and_an_honest_error(
         (False, "reset_before_headers:0,tokens=5"),
         (False, "truncated_json"),
         (False, "malformed_json"),
+        (False, "no_finish_reason"),
         (True, "reset_before_headers:0,tokens=5"),
         (True, "wrong_content_type"),
     ],

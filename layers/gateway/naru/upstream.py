@@ -263,10 +263,10 @@ def _json_of(content: bytes) -> Any:
 
 
 def _is_answer(payload: Any) -> bool:
-    """Whether every choice carries a message: a truncated or foreign body does not."""
+    """Whether every choice carries a message and says why it ended: a truncated or foreign body does not."""
     choices = payload.get("choices") if isinstance(payload, dict) else None
     return (
         isinstance(choices, list)
         and bool(choices)
-        and all(isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices)
+        and all(isinstance(c, dict) and isinstance(c.get("message"), dict) and c.get("finish_reason") for c in choices)
     )
