@@ -71,14 +71,6 @@ class DynamoDB:
         }
         return {"Responses": {table: [item for item in items if item] for table, items in found.items()}}
 
-    def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N803
-        answers = {
-            table: [self.get_item(TableName=table, Key=key) for key in wanted["Keys"]]
-            for table, wanted in RequestItems.items()
-        }
-        found = {table: [answer["Item"] for answer in each if answer] for table, each in answers.items()}
-        return {"Responses": found, "UnprocessedKeys": {}}
-
     def query(self, *, TableName: str, **more: Any) -> dict[str, Any]:  # noqa: N803
         items = self.tables[TableName]
         found = [items[key] for key in sorted(items) if _holds(more, items[key], "KeyConditionExpression")]

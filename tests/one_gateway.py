@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from naru.health import Health
 
 from local.simulated_model import BillRow, ThreadedModel
-from naru import catalog
+from naru import catalog, metrics
 from naru.catalog_source import CatalogSource
 from naru.completions import Call, Completions
 from naru.ledger import Ledger, Row, from_item
@@ -94,7 +94,7 @@ class Gateway:
                 catalogs=source,
                 meters=Meters(self.dynamodb, "MeterTable", SEOUL, organisation_budget_pico_usd=500 * USD),
                 upstream=Upstream(client, self.secret, urls),
-                health=Health(self.dynamodb, "HealthTable"),
+                health=Health(self.dynamodb, "HealthTable", on_open=metrics.breaker_opened),
                 ledger=Ledger(self.dynamodb, self.ledger_table, SEOUL),
                 retry=self.retry,
                 json_deadline_s=self.deadline_s,

@@ -10,12 +10,12 @@ import boto3
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import Response
 from botocore.config import Config
-from naru.health import Health
 
-from naru import models, sse, streaming_runtime
+from naru import metrics, models, sse, streaming_runtime
 from naru.catalog_source import CatalogSource
 from naru.completions import Answer, Call, Completions
 from naru.event_loop import EventLoop
+from naru.health import Health
 from naru.http_api import RestApi, raw_body
 from naru.idempotency import HEADER, Idempotency
 from naru.idempotency_records import Records
@@ -55,7 +55,7 @@ completions = Completions(
         ProviderKeys(boto3.client("secretsmanager", config=aws), settings.provider_keys_secret),
         settings.provider_base_urls,
     ),
-    health=Health(dynamodb, settings.health_table),
+    health=Health(dynamodb, settings.health_table, on_open=metrics.breaker_opened),
     ledger=Ledger(dynamodb, settings.ledger_table, settings.time_zone),
     retry=RetryPolicy(max_attempts=settings.max_attempts),
     json_deadline_s=settings.json_deadline_s,

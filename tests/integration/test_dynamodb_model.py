@@ -71,6 +71,8 @@ def _comparable(answer: Any) -> Any:
         refusal: dict[str, Any] = answer.response  # type: ignore[assignment]
         reasons = [reason["Code"] for reason in refusal.get("CancellationReasons", [])]
         return refusal["Error"]["Code"], reasons, from_item(refusal.get("Item", {}))
+    if isinstance(answer.get("Responses"), dict):  # of BatchGetItem, in no order
+        return {table: sorted(map(from_item, items), key=str) for table, items in answer["Responses"].items()}
     if "Responses" in answer:
         return [from_item(each.get("Item", {})) for each in answer["Responses"]]
     if "Items" in answer:

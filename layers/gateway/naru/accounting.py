@@ -58,8 +58,14 @@ class Account:
 
     def skip(self, stop: Stop, reason: str, retry_after_s: float) -> None:
         """A deployment is passed by, at no cost."""
-        skip = {"deployment": stop.deployment.name, "reason": reason, "retry_after_s": round(retry_after_s, 3)}
-        self.skipped.append(skip)
+        last = self.skipped[-1] if self.skipped else {}
+        if (last.get("deployment"), last.get("reason")) == (stop.deployment.name, reason):
+            last["times"] += 1
+            return
+        retry_s = round(retry_after_s, 3)
+        self.skipped.append(
+            {"deployment": stop.deployment.name, "reason": reason, "retry_after_s": retry_s, "times": 1}
+        )
 
     def answered(self, stop: Stop, *, since_s: float) -> None:
         """An attempt was answered, or its stream began."""

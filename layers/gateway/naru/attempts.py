@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from naru.accounting import Account
+from naru.echoes import without_echo
 from naru.errors import (
     NaruError,
     UpstreamError,
@@ -32,6 +33,13 @@ from naru.upstream import EventStream, Upstream
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# So many refusals of a provider that is at its limit are no failed attempts: the first, because nobody knew of a limit;
+# and more where nobody else could answer, because each next call waits for its turn under the limit that all share.
+_UNKNOWN_LIMIT = 1
+_TURNS = 4
+_FRESH_S = 0.1
+_AGE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,7 @@ class Attempts:
     async def _reach(self, job: Job, send: Callable[[Stop], Awaitable[T]]) -> Answered[T]:
         route, account = job.route, job.account
         failures: list[AttemptFailedError] = []
+        uncounted = 0
         while True:
             stop, permit = await self._enter(job, failures)
             account.why = "probe" if permit.probe else route.why(stop)
@@ -133,12 +142,14 @@ class Attempts:
                 return await self._attempt(job, stop, permit, send)
             except AttemptFailedError as failure:
                 failures.append(failure)
+                if failure.kind == "overload" and uncounted < (_TURNS if route.is_last_resort else _UNKNOWN_LIMIT):
+                    uncounted += 1
                 wait_s = route.after(
                     failure,
                     self._retry,
-                    failures=len(failures),
+                    failures=len(failures) - uncounted,
                     remaining_s=job.remaining_s(),
-                    may_retry=self._health.may_retry,
+                    may_retry=self._may_retry(failure),
                     rng=self._rng,
                 )
                 if wait_s is None:
@@ -146,25 +157,36 @@ class Attempts:
                     await account.close_failed(stop, error)
                     raise error from failure
                 await _wait(account, wait_s)
+                # The others have called meanwhile too, and a breaker that has opened must be seen before the next call.
+                await self._health.refresh(route.deployments, max_age_s=_FRESH_S)
             except BaseException as error:
                 await account.close_failed(stop, error)
                 raise
 
+    def _may_retry(self, failure: AttemptFailedError) -> Callable[[str], bool]:
+        if failure.kind == "overload":
+            # The shared limit decides who calls when; a retry takes a slot like everybody, and cannot make a storm.
+            return lambda _: True
+        return self._health.may_retry
+
     async def _enter(self, job: Job, failures: Sequence[AttemptFailedError]) -> tuple[Stop, Permit]:
-        """Somewhere to call now, and the right to."""
+        """Somewhere to call now, and the right to. Who has waited longer asks more often."""
+        queued_s = 0.0
         while True:
             stop = job.route.current()
             try:
                 return stop, await self._health.enter(stop.deployment.name, interactive=job.interactive)
             except NotNowError as not_now:
                 job.account.skip(stop, not_now.reason, not_now.retry_after_s)
-                wait_s = job.route.skip(
-                    reason=not_now.reason, retry_after_s=not_now.retry_after_s, remaining_s=job.remaining_s()
-                )
+                again_s = not_now.retry_after_s
+                if not_now.reason == "busy":
+                    again_s /= 1 + queued_s / _AGE_S
+                wait_s = job.route.skip(reason=not_now.reason, retry_after_s=again_s, remaining_s=job.remaining_s())
                 if wait_s is None:
                     error = _to_tell(failures) if failures else _not_now(stop, not_now)
                     await job.account.close_failed(stop, error)
                     raise error from not_now
+                queued_s += wait_s
                 await _wait(job.account, wait_s)
             except BaseException as error:
                 await job.account.close_failed(stop, error)
@@ -175,6 +197,7 @@ class Attempts:
         try:
             result = await send(stop)
         except AttemptFailedError as failure:
+            failure.error.log = without_echo(failure.error.log, stop.body)
             job.account.failed(stop, failure.result, since_s=since_s, maybe_billed=failure.maybe_billed)
             _log_failure(job.account, stop, failure)
             await self._health.failed(permit, kind=failure.kind, retry_after_s=failure.retry_after_s)

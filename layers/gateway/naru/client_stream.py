@@ -15,6 +15,7 @@ from naru import dialects, sse
 from naru.accounting import part_of, total
 from naru.attempts import Answered, Attempts, Job
 from naru.catalog import Deployment
+from naru.echoes import without_echo
 from naru.errors import NaruError, UpstreamError, UpstreamProtocolError
 from naru.failures import AttemptFailedError
 from naru.ledger import Part
@@ -128,9 +129,10 @@ class ClientStream:
         match broken:
             case AttemptFailedError(result="reset"):
                 error = _cut(deployment)
-                error.log = broken.error.log
+                error.log = without_echo(broken.error.log, self._source.stop.body)
                 return _Break(error)
             case AttemptFailedError():
+                broken.error.log = without_echo(broken.error.log, self._source.stop.body)
                 return _Break(broken.error, final=broken.again == "never")
             case ErrorChunkError():
                 fault = dialects.for_name(deployment.at.dialect).error(200, {}, broken.payload)

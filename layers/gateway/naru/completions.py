@@ -23,7 +23,7 @@ from naru.catalog_source import CatalogSource
 from naru.client_stream import ClientStream
 from naru.errors import InvalidRequestError, NaruError, PermissionDeniedError
 from naru.health import Health
-from naru.keys import Proven
+from naru.keys import Proven, read_authorization
 from naru.ledger import Ledger
 from naru.meter import Admission, Meters
 from naru.pricing import Usage
@@ -114,6 +114,7 @@ class Completions:
         Raises :class:`~naru.errors.NaruError`. A stream that fails after its first event tells the client in-band.
         """
         started_s = time.monotonic()
+        read_authorization(call.authorization)  # a stranger must not make us parse megabytes
         try:
             await self._may_prefer(call)
             plan = await self._plan(call)

@@ -5,6 +5,7 @@ NaruError                          what a client is told: HTTP status, OpenAI ty
 │   ├── RequestTooLargeError  413
 │   ├── ModelNotFoundError    404
 │   ├── ApiKeyNotFoundError   404
+│   ├── NotFoundError         404  no such file or batch, or not this key's
 │   ├── ConflictError         409  it makes sense, but not in the state that things are in
 │   │   └── IdempotencyKeyReusedError  the key came before, with another body
 │   ├── IdempotencyKeyInUseError  409  the first request with the key is still being answered
@@ -97,6 +98,11 @@ class ModelNotFoundError(InvalidRequestError):
 class ApiKeyNotFoundError(InvalidRequestError):
     status = 404
     code = "api_key_not_found"
+
+
+class NotFoundError(InvalidRequestError):
+    status = 404
+    code = "not_found"
 
 
 class ConflictError(InvalidRequestError):

@@ -90,7 +90,9 @@ class _Local:
 
 
 class Health:
-    """One for the life of an environment. ``clock`` is in Unix milliseconds."""
+    """One for the life of an environment. ``clock`` is in Unix milliseconds; ``on_open`` hears of each breaker that this
+    environment opens.
+    """
 
     def __init__(
         self,
@@ -100,21 +102,24 @@ class Health:
         clock: Callable[[], int] = lambda: time.time_ns() // 10**6,
         rng: random.Random | None = None,
         policy: HealthPolicy = HealthPolicy(),  # noqa: B008 - frozen
+        on_open: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads retries
         self._policy = policy
+        self._on_open = on_open
         self._store = HealthStore(client, table, kept_s=policy.kept_s, rng=self._rng)
         self._known: dict[str, _Local] = {}
 
     # ── What is known ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def refresh(self, deployments: Sequence[str]) -> None:
-        """Makes what is known of these at most ``view_life_s`` old, with one read; never raises."""
+    async def refresh(self, deployments: Sequence[str], *, max_age_s: float | None = None) -> None:
+        """Makes what is known of these at most ``max_age_s`` old, or ``view_life_s``, with one read; never raises."""
         now_ms = self._clock()
+        life_ms = (self._policy.view_life_s if max_age_s is None else max_age_s) * 1000
         known = {name: self._of(name) for name in deployments}
         running = {local.reading for local in known.values() if local.reading is not None}
-        stale = [n for n, local in known.items() if now_ms - local.asked_ms >= self._policy.view_life_s * 1000]
+        stale = [n for n, local in known.items() if now_ms - local.asked_ms >= life_ms]
         if stale:
             done = asyncio.get_running_loop().create_future()
             for name in stale:
@@ -218,6 +223,10 @@ class Health:
                 await self._end_probe(local, permit, verdict=kind != "failure")
             elif kind == "failure":
                 await self._report_failure(local)
+            else:
+                # Who refuses is not ill.
+                local.answers_ms.append(self._clock())
+                await self._report_answers(local, self._clock())
             if kind == "overload":
                 await self._report_overload(local, permit, retry_after_s)
         except HealthStoreError as error:
@@ -251,8 +260,8 @@ class Health:
     async def hold(self, deployment: str, *, holder: str, wanted: int, sample: Sample | None = None) -> Share:
         """The share of ``holder`` for the next seconds, of ``wanted`` calls at once.
 
-        To be asked again after ``retry_after_s``, and at once after an overload, as long as there is work. ``sample`` is
-        what the holder saw since it last asked; None where its calls went through :meth:`enter` of this object, which
+        To be asked again after ``retry_after_s``, and at once when :meth:`must_ask` says so, as long as there is work:
+        who waits after an overload sends what will be refused as well. ``sample`` is what the holder saw since it last asked; None where its calls went through :meth:`enter` of this object, which
         has seen them. A holder that dies loses its share after some seconds. Never raises.
         """
         await self.refresh([deployment])
@@ -274,7 +283,13 @@ class Health:
         except HealthStoreError as error:
             _log_failure("hold", [deployment], error)
             return Share(local.share if local.share_until_ms > now_ms else 0, 1.0)
-        return self._share(local, Share(state.holders[holder].slots, limits.ask_again_s(state)), now_ms)
+        return self._share(local, Share(state.holders[holder].slots, limits.ask_again_s(state, now_ms)), now_ms)
+
+    def must_ask(self, deployment: str) -> bool:
+        """Whether a holder should ask for its share now: a call of this environment was too much for the provider, and
+        :meth:`hold` does not know of it yet. Free.
+        """
+        return self._of(deployment).batch.has_overloads
 
     async def let_go(self, deployment: str, *, holder: str) -> None:
         """Gives a share back; never raises."""
@@ -320,8 +335,8 @@ class Health:
             if not await self._bury(local, now_ms):
                 break
         await self._change(local, lambda state: states.refused(state, now_ms=now_ms, policy=self._policy), once=True)
-        turn_s = (local.peak_s or 1.0) / max(1, local.state.limit)
-        raise NotNowError("busy", min(1.0, max(0.1, turn_s)) * self._rng.uniform(0.5, 1.5))
+        # Slots come free all the time, but each look is a write on the one item that all share.
+        raise NotNowError("busy", min(1.0, max(0.2, (local.peak_s or 1.0) / 2)) * self._rng.uniform(0.5, 1.5))
 
     async def _bury(self, local: _Local, now_ms: int) -> bool:
         """Takes the slots of the dead; False if there are none."""
@@ -383,6 +398,7 @@ class Health:
             failures, answers = before.recent(now_ms, self._policy)
             facts = {"deployment": state.deployment, "failures": failures, "answers": answers}
             logger.warning("breaker opened", extra=facts)
+            self._on_open(state.deployment)
         elif not state.opened_ms:
             await self._report_answers(local, now_ms)
 
@@ -436,7 +452,7 @@ class Health:
         def plan(state: State) -> State | None:
             after = states.overloaded(
                 state,
-                in_flight=local.in_flight,
+                began_ms=permit.began_ms,
                 retry_after_s=retry_after_s,
                 now_ms=now_ms,
                 policy=self._policy,

@@ -85,6 +85,11 @@ class Observations:
         else:
             self._failures += 1
 
+    @property
+    def has_overloads(self) -> bool:
+        """Since the last sample."""
+        return self._overloads > 0
+
     def ended(self) -> None:
         self.in_flight -= 1
 
@@ -159,7 +164,13 @@ def _raised(state: State, *, now_ms: int) -> State:
 
 
 def _refused(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -> State:
-    """As many refusals, as many slots too many; in one second never more than half of them."""
+    """As many refusals, as many slots too many; in one second never more than half of them.
+
+    Who refuses a single call is left alone for a moment: one slot would be enough to knock all the time.
+    """
+    if state.limit == 1:
+        resting_until_ms = now_ms + round(policy.refused_rest_s * 1000)
+        state = replace(state, resting_until_ms=max(state.resting_until_ms, resting_until_ms))
     if now_ms - state.cut_ms >= policy.cut_every_ms:
         state = replace(state, ceiling=state.limit, cut_ms=now_ms, cut_mean_ms=0, slow_start=0)
     lowest = max(1, round(state.ceiling * _LOWEST))
@@ -186,7 +197,7 @@ def held(state: State, holder: str, *, wanted: int, sample: Sample, now_ms: int,
     fair = divided(total, {holder: wanted, **{name: other.wanted for name, other in others.items()}})[holder]
     # Others give back what is too much when they ask the next time.
     free = total - sum(other.slots for other in others.values())
-    slots = max(0, min(fair, free))
+    slots = 0 if state.resting_for_ms(now_ms) else max(0, min(fair, free))
     until_ms = now_ms + round(policy.holder_lease_s * 1000)
     return with_shares(state, others | {holder: Holder(slots=slots, wanted=wanted, until_ms=until_ms)})
 
@@ -234,6 +245,8 @@ def divided(total: int, wanted: dict[str, int]) -> dict[str, int]:
     return shares
 
 
-def ask_again_s(state: State) -> float:
+def ask_again_s(state: State, now_ms: int) -> float:
     """How soon a holder should ask again: often while the limit grows fast."""
+    if resting_ms := state.resting_for_ms(now_ms):
+        return resting_ms / 1000
     return 0.25 if state.slow_start or not state.base_ms else 0.5

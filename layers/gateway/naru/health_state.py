@@ -51,6 +51,7 @@ class HealthPolicy:
     probe_lease_s: float = 35.0
     min_rest_s: float = 1.5
     max_rest_s: float = 60.0
+    refused_rest_s: float = 2.0
     first_limit: int = 16
     """Taken for the calls in flight where nobody knows them."""
     decrease: float = 0.7
@@ -310,12 +311,8 @@ def must_open(state: State, *, more_answers: int, own_failures: int, now_ms: int
     if now_ms - state.failing_since_ms < policy.settle_s * 1000 and own_failures < policy.own_failures:
         return False
     failures, answers = state.recent(now_ms, policy)
-    presumed = max(policy.presumed_answers, answers + more_answers)
-    return (
-        not state.opened_ms
-        and failures >= policy.min_failures
-        and failures >= policy.failure_ratio * (failures + presumed)
-    )
+    calls = failures + answers + more_answers + policy.presumed_answers
+    return not state.opened_ms and failures >= policy.min_failures and failures >= policy.failure_ratio * calls
 
 
 def opened(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
@@ -362,7 +359,7 @@ def probed(state: State, *, probe: str, verdict: bool | None, now_ms: int, polic
 
 
 def overloaded(
-    state: State, *, in_flight: int, retry_after_s: float | None, now_ms: int, policy: HealthPolicy
+    state: State, *, began_ms: int, retry_after_s: float | None, now_ms: int, policy: HealthPolicy
 ) -> State | None:
     """After a provider said that it is too much: at rest if it named a time, and with a lower limit, at most once a
     second. None if there is nothing to change.
@@ -373,17 +370,18 @@ def overloaded(
         # A second more or less is not worth a write.
         if until_ms > state.resting_until_ms + 1000 or state.resting_until_ms <= now_ms:
             after = replace(after, resting_until_ms=until_ms)
-    if now_ms - state.cut_ms >= policy.cut_every_ms:
-        after = cut(after, _known_limit(state, in_flight, now_ms, policy), now_ms=now_ms, factor=policy.decrease)
-        after = replace(after, limited_until_ms=now_ms + round(policy.limited_s * 1000))
+    # A call that began before the last cut says nothing about the limit since.
+    if began_ms > state.cut_ms and now_ms - state.cut_ms >= policy.cut_every_ms:
+        known = state.is_limited(now_ms) or state.live_holders(now_ms)
+        # Nobody knows how many calls all environments have in flight while none of them takes a slot.
+        level = state.limit if known else policy.first_limit
+        after = cut(after, level, now_ms=now_ms, factor=policy.decrease)
+        after = replace(
+            after,
+            limited_until_ms=now_ms + round(policy.limited_s * 1000),
+            ceiling=after.ceiling if known else 0,
+        )
     return None if after == state else after
-
-
-def _known_limit(state: State, in_flight: int, now_ms: int, policy: HealthPolicy) -> int:
-    if state.is_limited(now_ms) or state.live_holders(now_ms):
-        return state.limit
-    # An environment with one call knows nothing of the others.
-    return min(in_flight, policy.first_limit) if in_flight > 1 else policy.first_limit
 
 
 def cut(state: State, limit: int, *, now_ms: int, factor: float) -> State:
@@ -410,7 +408,8 @@ def grown(state: State, *, now_ms: int) -> State | None:
         return None
     if len(state.calls) + 1 < state.limit * 3 // 4:
         return None
-    return with_limit(state, state.limit + 1, now_ms=now_ms)
+    # The first limit is a guess, and may be far too low: until there is a second refusal it grows by a quarter.
+    return with_limit(state, state.limit + (1 if state.ceiling else max(1, state.limit // 4)), now_ms=now_ms)
 
 
 def refused(state: State, *, now_ms: int, policy: HealthPolicy) -> State | None:

@@ -10,12 +10,23 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass
 
 from naru.errors import AuthenticationError
 
 _SECRET = re.compile(r"sk-naru-([a-z0-9]{12})-[A-Za-z0-9_-]{43}")
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: nobody mistakes one for another
 _BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A key whose secret was proved when its batch was submitted; the worker that runs the batch has no secret of it.
+
+    It stands where an Authorization header would. Nothing that comes from outside can be one.
+    """
+
+    key_id: str
 
 
 def new_key_id() -> str:
@@ -33,11 +44,14 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_authorization(header: str | None) -> tuple[str, str]:
-    """The id of the key in an Authorization header, and the hash of its secret: a claim, not yet a proof.
+def read_authorization(header: str | Proven | None) -> tuple[str, str | None]:
+    """The id of the key in an Authorization header, and the hash of its secret: a claim, not yet a proof. None where
+    the proof was given before.
 
     Raises :class:`~naru.errors.AuthenticationError` for what cannot be a key of Naru's.
     """
+    if isinstance(header, Proven):
+        return header.key_id, None
     if not header or not header.lower().startswith(_BEARER):
         raise AuthenticationError(
             "There is no API key in this request. Send it in the header 'Authorization: Bearer sk-naru-…'."

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _TRIES_PER_MODEL = 2
 _LONG_WAIT_S = 5.0
 # A request waits so long in all for a provider that is busy or has asked for rest, if there is nobody else to ask.
-_QUEUE_S = 10.0
+_QUEUE_S = 30.0
+# Somebody else is asked when a provider has been busy for so long.
+_TURN_S = 1.0
 
 
 Going = Literal["continue", "restart"]
@@ -57,6 +59,8 @@ class Stop:
     """The most that one call can cost here."""
     ready_s: float = 0.0
     """When it may be called again (monotonic clock)."""
+    queued_s: float = 0.0
+    """How long a turn of it has been waited for."""
     called: bool = False
 
     @property
@@ -149,6 +153,11 @@ class Route:
         """The names of all that may be called."""
         return [stop.deployment.name for stop in self._stops]
 
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether no other model can answer."""
+        return len({stop.model_name for stop in self._stops}) == 1
+
     def current(self) -> Stop:
         """Where to call now, and with what."""
         return self._stops[0]
@@ -209,14 +218,19 @@ class Route:
         """Moves on where the current deployment is not to be called before ``retry_after_s``: the seconds to wait before
         the next one, or None if that is too long.
 
-        It goes behind all others. A breaker that is open is not waited for: the provider is known to be ill, and a
-        prompt error with a time to come back is worth more than a slow one.
+        One that is busy is waited for a little before another model answers; else it goes behind all others. A breaker
+        that is open is not waited for: the provider is known to be ill, and a prompt error with a time to come back is
+        worth more than a slow one.
         """
         here = self._stops.pop(0)
         now_s = time.monotonic()
         here.ready_s = math.inf if reason == "open" else now_s + retry_after_s
-        self._stops.append(here)
-        self._stops.sort(key=lambda stop: max(stop.ready_s, now_s))
+        if reason == "busy" and here.queued_s < _TURN_S:
+            here.queued_s += retry_after_s
+            self._stops.insert(sum(stop.model_name == here.model_name for stop in self._stops), here)
+        else:
+            self._stops.append(here)
+            self._stops.sort(key=lambda stop: max(stop.ready_s, now_s))
         wait_s = max(0.0, self._stops[0].ready_s - now_s)
         self._queued_s += wait_s
         return wait_s if wait_s < remaining_s and self._queued_s <= _QUEUE_S else None
