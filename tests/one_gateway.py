@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from naru.health import Health
-
 from local.simulated_model import BillRow, ThreadedModel
 from naru import catalog, metrics
 from naru.catalog_source import CatalogSource
 from naru.completions import Call, Completions
+from naru.health import Health
 from naru.ledger import Ledger, Row, from_item
 from naru.meter import Meters
+from naru.preferences import Preference
 from naru.provider_keys import ProviderKeys
 from naru.request_ids import new_request_id
 from naru.retry import RetryPolicy
-from naru.routing import Preference
 from naru.upstream import Upstream, new_http_client
 from tests.meters import USD, all_meters
 

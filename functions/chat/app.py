@@ -21,9 +21,9 @@ from naru.idempotency import HEADER, Idempotency
 from naru.idempotency_records import Records
 from naru.ledger import Ledger
 from naru.meter import Meters
+from naru.preferences import preference
 from naru.provider_keys import ProviderKeys
 from naru.retry import RetryPolicy
-from naru.routing import preference
 from naru.settings import Settings
 from naru.upstream import Upstream, new_http_client
 from naru.wire import compact_json

@@ -14,7 +14,8 @@ import pytest
 from naru import catalog
 from naru.catalog import BUILT_IN, Catalog
 from naru.errors import InvalidRequestError, PermissionDeniedError, UpstreamUnavailableError
-from naru.routing import Preference, Route, preference
+from naru.preferences import Preference, preference
+from naru.routing import Route
 from tests.one_gateway import OMNI, Gateway
 
 BODY = {"model": OMNI, "messages": [{"role": "user", "content": "안녕"}]}

@@ -26,9 +26,10 @@ from naru.health import Health
 from naru.keys import Proven, read_authorization
 from naru.ledger import Ledger
 from naru.meter import Admission, Meters
+from naru.preferences import Preference
 from naru.pricing import Usage
 from naru.retry import RetryPolicy
-from naru.routing import Preference, Route, Stop
+from naru.routing import Route, Stop
 from naru.upstream import Upstream
 
 

@@ -7,11 +7,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from naru import dialects, tokens
 from naru.catalog import Catalog, Deployment, Model, Strategy
 from naru.errors import InvalidRequestError
+from naru.preferences import Preference
 from naru.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -28,21 +29,6 @@ _TURN_S = 1.0
 
 Going = Literal["continue", "restart"]
 """How the rest of an answer is asked for: with its beginning given (prefill), or from the start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """What an operator asks for one request: a strategy, or one deployment and no other."""
-
-    strategy: Strategy | None = None
-    deployment: str | None = None
-    fallback: bool = True
-    """Whether another model may answer; any client may say no."""
-
-    @property
-    def is_routing(self) -> bool:
-        """Whether it takes a key that may route."""
-        return self.strategy is not None or self.deployment is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -67,27 +53,6 @@ class Stop:
     def json_limit_s(self) -> float:
         """How long an answer that comes all at once may take."""
         return self.deployment.patience.answer_s(self.output_limit)
-
-
-def preference(headers: Mapping[str, str]) -> Preference | None:
-    """What the headers ``x-naru-strategy``, ``x-naru-deployment`` and ``x-naru-fallback`` ask for, if anything.
-
-    Raises :class:`~naru.errors.InvalidRequestError` for a value that means nothing.
-    """
-    strategy, deployment = headers.get("x-naru-strategy"), headers.get("x-naru-deployment")
-    fallback = headers.get("x-naru-fallback")
-    if not strategy and not deployment and not fallback:
-        return None
-    if fallback and fallback != "none":
-        raise InvalidRequestError(
-            "The header x-naru-fallback can only be 'none': then no other model answers in place of the one asked for.",
-            param="x-naru-fallback",
-        )
-    if strategy and strategy not in get_args(Strategy):
-        raise InvalidRequestError(
-            f"{strategy[:64]!r} is not a strategy. There are: {', '.join(get_args(Strategy))}.", param="x-naru-strategy"
-        )
-    return Preference(cast("Strategy | None", strategy or None), deployment or None, fallback=not fallback)
 
 
 class Route:
