@@ -128,12 +128,13 @@ async def _requests(counting: _Counting, secret: str, in_flight: int) -> None:
         )
         if len(open_requests) >= in_flight:
             admission = open_requests.pop(0)
-            row = _row(admission)
+            row = sample_row(admission)
             await ledger.put(row)
             await meters.settle(admission, cost_pico_usd=row.cost_pico_usd, tokens=row.usage.total_tokens)
 
 
-def _row(admission: Admission) -> Row:
+def sample_row(admission: Admission) -> Row:
+    """The row of a usual streamed request."""
     usage = Usage(prompt_tokens=523, completion_tokens=312)
     deployment = "holysheep/hyperclova-x-omni"
     return Row(

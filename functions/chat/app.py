@@ -92,7 +92,11 @@ def create_chat_completion() -> Response[Any]:
             produce=create,
         )
     )
-    content = answer.body if isinstance(answer.body, bytes) else loop.iterate(answer.body, idle=sse.KEEP_ALIVE)
+    content = (
+        answer.body
+        if isinstance(answer.body, bytes)
+        else loop.iterate(answer.body, idle=sse.KEEP_ALIVE, merge=b"".join)
+    )
     return app.exchange.respond(200, content, headers=answer.headers)
 
 

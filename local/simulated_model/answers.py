@@ -72,12 +72,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as the generator reads it."""
+    """A request as the generator reads it. With a `salt` the answer is not what others would say."""
 
     body: dict[str, Any]
     face: dialects.Face
     directives: Directives
     config: Config
+    salt: str = ""
     messages: list[dict[str, Any]] = field(init=False)
     prefill: str = field(init=False)
     seed: int = field(init=False)
@@ -93,7 +94,8 @@ class Asked:
         rest = [self.body.get(name) for name in ("tools", "response_format", "seed")]
         object.__setattr__(self, "messages", messages)
         object.__setattr__(self, "prefill", prefill)
-        object.__setattr__(self, "seed", text.digest(read, rest))
+        salt = [self.salt] if self.salt else []
+        object.__setattr__(self, "seed", text.digest(read, rest, *salt))
 
 
 def message_text(message: dict[str, Any]) -> str:

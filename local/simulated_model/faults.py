@@ -11,6 +11,10 @@ status                 status, body, code, message, retry_after,   an error answ
                        retry_after_ms, headers, after_ms           empty. Not billed
 context_length         message                                     400, the prompt is too long. Not billed
 content_filter         message                                     400, refused by the filter. Not billed
+refuse_prefill         message                                     400, if the last message is the assistant's; not
+                                                                   billed. Otherwise nothing
+other_answer           -                                           another answer than the same prompt has elsewhere.
+                                                                   As usual
 reset_before_headers   after_ms, tokens                            a reset instead of an answer. Billed: the prompt and
                                                                    `tokens`, if any; by default nothing
 silence                seconds                                     not a byte for so long, then the answer. Not billed
@@ -60,6 +64,8 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     ),
     "context_length": ("message",),
     "content_filter": ("message",),
+    "refuse_prefill": ("message",),
+    "other_answer": (),
     "reset_before_headers": ("after_ms", "tokens"),
     "silence": ("seconds",),
     "slow_first_token": ("ms",),

@@ -218,7 +218,7 @@ class _Exchange:
         except BadInstructionError as error:
             raise RefusedError(400, str(error), "invalid_sim_directive") from error
         faults = self.model.faults.choose(Occasion(body["model"], self.face, key, spoken), directives)
-        if await self._fails(faults):
+        if await self._fails(faults, body):
             return
         prompt = tokens.prompt_tokens(body)
         if prompt > dialects.context_tokens(self.face, body["model"], config.context_tokens):
@@ -227,7 +227,7 @@ class _Exchange:
         self._leaving.append(self.model.gate.leave)
         await self._answer(key, body, directives, faults, prompt)
 
-    async def _fails(self, faults: Mapping[str, Fault]) -> bool:
+    async def _fails(self, faults: Mapping[str, Fault], body: dict[str, Any]) -> bool:
         """Carry out a fault that leaves no answer. Raises RefusedError for those that refuse."""
         if fault := faults.get("context_length"):
             raise _context_length(fault.message or "too long")
@@ -236,6 +236,9 @@ class _Exchange:
                 fault.message or "The response was filtered due to the prompt triggering content management policy."
             )
             raise RefusedError(400, message, "content_filter", "40005", param="prompt")
+        if (fault := faults.get("refuse_prefill")) and body["messages"][-1]["role"] == "assistant":
+            message = fault.message or "This model does not support assistant message prefill"
+            raise RefusedError(400, message, "invalid_request_error", "40001", param="messages")
         fault = faults.get("status")
         if fault is None:
             return False
@@ -287,7 +290,8 @@ class _Exchange:
             "finished": False,
             "cost_pico_usd": None,
         }
-        choices = answers.choices(answers.Asked(body, self.face, directives, model.config))
+        salt = row["id"] if "other_answer" in faults else ""
+        choices = answers.choices(answers.Asked(body, self.face, directives, model.config, salt))
         order = Order(row, body, choices, faults, latency)
         delivery = Delivery(
             order,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 
 from local.simulated_model import BadInstructionError, BillRow, ThreadedModel, run_in_thread
+from local.simulated_model.broken_tls import broken_tls
 from local.simulated_model.faults import Fault
 from local.simulated_model.instructions import parse_directives, without_directives
 
@@ -120,6 +122,32 @@ def test_a_refused_prompt_is_a_400_with_its_code(ask: Asker, fault: str, code: s
     answer = ask(f"fault={fault}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     assert ask.bill() is None
+
+
+def test_a_beginning_of_an_answer_can_be_refused_and_nothing_else_is(ask: Asker) -> None:
+    begun = {"role": "assistant", "content": "네,"}
+    question = {"role": "user", "content": "질문 [[sim fault=refuse_prefill]]"}
+    refused = ask("", messages=[question, begun])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages")
+    assert ask.bill() is None
+    assert ask("", messages=[question]).status_code == 200
+
+
+def test_another_answer_is_as_long_and_not_the_same(ask: Asker) -> None:
+    first, other = ask("").json(), ask("fault=other_answer").json()
+    assert first["choices"][0]["message"]["content"] == ask("").json()["choices"][0]["message"]["content"]
+    assert first["choices"][0]["message"]["content"] != other["choices"][0]["message"]["content"]
+    assert first["usage"]["completion_tokens"] == other["usage"]["completion_tokens"] == TOKENS
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("garbage", "WRONG_VERSION"), ("certificate", "CERTIFICATE_VERIFY")])
+def test_a_handshake_can_fail(kind: Literal["garbage", "certificate"], reason: str) -> None:
+    async def shake_hands() -> None:
+        async with broken_tls(kind) as url, httpx.AsyncClient(trust_env=False) as client:
+            await client.get(f"{url}/models")
+
+    with pytest.raises(httpx.ConnectError, match=reason):
+        asyncio.run(shake_hands())
 
 
 @pytest.mark.parametrize(("fault", "billed"), [("reset_before_headers", None), ("reset_before_headers:0,tokens=7", 7)])

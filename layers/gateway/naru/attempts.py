@@ -156,6 +156,8 @@ class Attempts:
                     error = _to_tell(failures)
                     await account.close_failed(stop, error)
                     raise error from failure
+                if (following := route.current()).called and failure.kind == "failure":
+                    wait_s = max(wait_s, min(self._health.pause_s(following.deployment.name), job.remaining_s()))
                 await _wait(account, wait_s)
                 # The others have called meanwhile too, and a breaker that has opened must be seen before the next call.
                 await self._health.refresh(route.deployments, max_age_s=_FRESH_S)

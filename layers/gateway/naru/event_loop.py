@@ -8,8 +8,8 @@ connections to the providers belong to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -25,44 +25,30 @@ class EventLoop:
         return self._loop.run_until_complete(coroutine)
 
     def iterate(
-        self, generator: AsyncGenerator[T, None], *, idle: T | None = None, idle_s: float = 10.0
+        self,
+        generator: AsyncGenerator[T, None],
+        *,
+        idle: T | None = None,
+        idle_s: float = 10.0,
+        merge: Callable[[list[T]], T] | None = None,
     ) -> Iterator[T]:
         """The generator's items, and ``idle`` whenever none has come for ``idle_s``; closing the iterator closes the
         generator.
+
+        With ``merge``, which makes one item of several, those that come at the same time are drawn together: that saves a
+        turn of the loop for each. Without it the generator is never ahead of who draws it.
         """
-        item: asyncio.Task[T] | None = None
+        drawing = _Drawing(self._loop, generator, together=merge is not None)
         try:
-            while True:
-                if item is None:
-                    item = self._loop.create_task(_next(generator))
-                if not self._run_for(item, idle_s if idle is not None else None):
+            while items := drawing.next_items(idle_s if idle is not None else None):
+                if items is _NONE_YET:
                     yield cast("T", idle)
-                    continue
-                done, item = item, None
-                try:
-                    yield done.result()
-                except StopAsyncIteration:
-                    return
+                elif merge is None:
+                    yield from items
+                else:
+                    yield merge(items)
         finally:
-            if item is not None:
-                # Closed while it waited: a generator that runs cannot be closed, and what it awaits is to be paid for.
-                self._loop.run_until_complete(asyncio.gather(item, return_exceptions=True))
-            self._loop.run_until_complete(generator.aclose())
-
-    def _run_for(self, task: asyncio.Task[T], timeout_s: float | None) -> bool:
-        """Runs the loop until the task is done, or the time is over; whether it is done."""
-        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._loop.stop)
-        task.add_done_callback(self._stop)
-        try:
-            self._loop.run_forever()
-        finally:
-            task.remove_done_callback(self._stop)
-            if timer is not None:
-                timer.cancel()
-        return task.done()
-
-    def _stop(self, _: object) -> None:
-        self._loop.stop()
+            drawing.close()
 
     def close(self) -> None:
         """Ends the loop with all that runs on it. Lambda never asks for this; a test does."""
@@ -71,5 +57,68 @@ class EventLoop:
         self._loop.close()
 
 
-async def _next(generator: AsyncGenerator[T, None]) -> T:
-    return await anext(generator)
+_NONE_YET: list[Any] = [None]
+
+
+class _Drawing(Generic[T]):
+    """Draws a generator in a task of its own, only while somebody waits for its items."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, generator: AsyncGenerator[T, None], *, together: bool) -> None:
+        self._loop = loop
+        self._generator = generator
+        self._together = together
+        self._wanted = asyncio.Event()
+        self._items: list[T] = []
+        self._closing = False
+        self._waiting: asyncio.Future[None] | None = None
+        self._task = loop.create_task(self._draw())
+        self._task.add_done_callback(self._wake)
+
+    def next_items(self, timeout_s: float | None) -> list[T]:
+        """All that have come; _NONE_YET when the time is over, and nothing at the end. Raises what the generator does,
+        after the items before that.
+        """
+        self._wanted.set()
+        if not self._items and not self._task.done():
+            self._wait(timeout_s)
+        if self._items:
+            items, self._items = self._items, []
+            return items
+        if not self._task.done():
+            return _NONE_YET
+        self._task.result()
+        return []
+
+    def close(self) -> None:
+        """Closes the generator. One that runs cannot be closed, and what it awaits is to be paid for: it is awaited."""
+        self._closing = True
+        self._wanted.set()
+        self._loop.run_until_complete(asyncio.gather(self._task, return_exceptions=True))
+        self._loop.run_until_complete(self._generator.aclose())
+
+    async def _draw(self) -> None:
+        try:
+            await self._wanted.wait()
+            while not self._closing:
+                item = await anext(self._generator)
+                self._items.append(item)
+                self._wake()
+                if not self._together and not self._closing:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+        except StopAsyncIteration:
+            return
+
+    def _wait(self, timeout_s: float | None) -> None:
+        # A future and not loop.stop(): a stop that comes a turn too late would end whatever is run next.
+        self._waiting = self._loop.create_future()
+        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._wake)
+        try:
+            self._loop.run_until_complete(self._waiting)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)

@@ -163,6 +163,18 @@ class Health:
         local.tokens -= 1
         return True
 
+    def pause_s(self, deployment: str) -> float:
+        """How long to wait before a retry, beside the backoff: 0, unless so many fail that it is about to be known
+        whether the provider is ill. Those who wait for that do not all try it meanwhile.
+        """
+        local, now_ms = self._of(deployment), self._clock()
+        failures, answers = local.state.recent(now_ms, self._policy)
+        calls = failures + answers + self._unreported(local) + self._policy.presumed_answers
+        if failures < self._policy.min_failures or failures < self._policy.failure_ratio * calls:
+            return 0.0
+        settled_s = self._policy.settle_s - (now_ms - local.state.failing_since_ms) / 1000
+        return max(0.0, settled_s) + self._rng.uniform(0.0, 1.0)
+
     # ── One call ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def enter(self, deployment: str, *, interactive: bool = True) -> Permit:

@@ -20,7 +20,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -73,6 +73,10 @@ class _ConditionFailedError(Exception):
         self.item = item
 
 
+OnSpent = Callable[[Meter, str, int], Awaitable[object]]
+"""Hears of each cost that has been written to a meter: the meter after it, the month, the pico-USD. Must not raise."""
+
+
 class Meters:
     """Lets requests in, and ends their leases."""
 
@@ -84,12 +88,14 @@ class Meters:
         *,
         organisation_budget_pico_usd: int,
         rng: random.Random | None = None,
+        on_spent: OnSpent | None = None,
     ) -> None:
         self._client = client
         self._table = table
         self._zone = zone
         self._organisation = Limits(budget_pico_usd=organisation_budget_pico_usd)
         self._rng = rng or random.Random()  # noqa: S311 - spreads requests over shards
+        self._on_spent = on_spent
         self._seen: dict[str, Meter] = {}
 
     # ── Who is calling ─────────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +222,7 @@ class Meters:
         for _ in range(_TRIES):
             update = meter.finish(lease, cost_pico_usd=cost_pico_usd, tokens=tokens, refund_request=refund_request)
             try:
-                await self._update(meter_id, update)
+                item = await self._update(meter_id, update)
             except _ConditionFailedError as failed:
                 if failed.item is None:
                     return False
@@ -224,6 +230,8 @@ class Meters:
                 if lease.request_id not in meter.item["in_flight"]:
                     return False
             else:
+                if self._on_spent is not None and cost_pico_usd:
+                    await self._on_spent(Meter(from_item(item)), lease.month, cost_pico_usd)
                 return True
         raise StoreUnavailableError("The gateway's meters are too busy.", log={"meter": meter_id})
 
