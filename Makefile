@@ -1,6 +1,6 @@
 # Everything a person or CI does with Naru. Each target sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-python lint format types build deploy bench requirements clean
+.PHONY: help run test test-python lint format types build deploy screenshots bench fuzz audit requirements clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -11,6 +11,7 @@ UV := .tools/bin/uv
 endif
 RUN := $(UV) run --frozen --no-sync
 SAM := .venv-sam/bin/sam
+MINUTES ?= 10
 export AWS_DEFAULT_REGION ?= ap-northeast-2
 export SAM_CLI_TELEMETRY := 0
 
@@ -49,15 +50,32 @@ types: .venv/.ready ## mypy, strict
 build: .venv/.ready .venv-sam/.ready ## sam build, then import every handler from nothing but its artifact
 	$(RUN) python -m local.build --uv $(UV) --sam $(SAM)
 
-deploy: build ## sam deploy --guided, into your own AWS account
+deploy: build ## sam deploy --guided, into your own AWS account; FAST_START=snapstart or FAST_START=5 (kept ready)
+	$(if $(FAST_START),$(RUN) python -m local.fast_start $(FAST_START) .aws-sam/build/template.yaml)
 	$(SAM) deploy --guided --template-file .aws-sam/build/template.yaml
+
+screenshots: .venv/.ready ## docs/images: the dashboard on thirty days of generated history, in headless Chromium
+	$(RUN) python -m local.screenshots
 
 bench: .venv/.ready ## the measurements behind the README's figures
 	$(RUN) python -m benchmarks
 
+fuzz: .venv/.ready .venv-fuzz/.ready ## for MINUTES=10: the event decoder, and the API against its own description
+	$(RUN) python -m tests.security.fuzz --minutes $(MINUTES) --schemathesis .venv-fuzz/bin/schemathesis
+
+audit: $(filter .tools/%,$(UV)) ## known vulnerabilities in what uv.lock pins; without a network it says so and is content
+	@$(UV) audit --frozen > .audit.txt 2>&1; status=$$?; \
+	if [ $$status -ne 0 ] && grep -qE 'error sending request|dns error' .audit.txt; then \
+		echo "The database of vulnerabilities cannot be reached: not audited"; status=0; \
+	else cat .audit.txt; fi; rm -f .audit.txt; exit $$status
+
 requirements: .venv/.ready
 	$(UV) export --frozen --package naru-gateway --no-dev --no-emit-project --no-header --quiet \
 		--output-file layers/gateway/requirements.txt
+
+.venv-fuzz/.ready: uv.lock $(filter .tools/%,$(UV))
+	@UV_PROJECT_ENVIRONMENT=.venv-fuzz $(UV) sync --frozen --quiet --no-default-groups --group fuzz --no-install-workspace
+	@touch $@
 
 clean: ## forget environments, builds and the local run's state
 	rm -rf .venv .venv-* .tools .aws-sam .naru .mypy_cache .ruff_cache .pytest_cache

@@ -213,7 +213,11 @@ def _write_state(running: Gateway, model_url: str | None) -> None:
         "emulator_url": running.stack.emulator.url,
         "pid": os.getpid(),
         "logs": str(running.logs),
-        "tables": {"ledger": outputs["LedgerTable"], "meter": outputs["MeterTable"]},
+        "tables": {
+            "ledger": outputs["LedgerTable"],
+            "meter": outputs["MeterTable"],
+            "report": outputs["ReportTable"],
+        },
     }
     STATE.touch(mode=0o600)
     STATE.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
@@ -229,6 +233,7 @@ def _welcome(running: Gateway, providers: Providers) -> str:
         f"  base URL     {running.base_url}",
         f"  API key      {running.api_key}",
         f"  admin key    {running.admin_key}",
+        f"  dashboard    {running.base_url}/dashboard  (sign in with the admin key)",
         *(
             f"  {name:<12} SIMULATED; set {variable} for the real one"
             if name in providers.simulated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,11 @@ class RunningStack:
         """A boto3 client of the account's owner."""
         return self.gateway.stack.emulator.client(service)
 
+    @property
+    def long_tests(self) -> bool:
+        """Whether tests take the sizes that take minutes (NARU_LONG_TESTS=1)."""
+        return bool(os.environ.get("NARU_LONG_TESTS"))
+
     def new_api_key(self, name: str) -> str:
         """A key of a test's own."""
         return self.gateway.stack.add_api_key(name)
@@ -66,7 +71,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 @contextmanager
 def running_stack(
-    folder: Path, *, enforce_iam: bool = True, model_config: Config | None = None
+    folder: Path,
+    *,
+    enforce_iam: bool = True,
+    model_config: Config | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> Iterator[RunningStack]:
     """A gateway all of whose providers are one simulated model."""
     with (
@@ -77,6 +86,7 @@ def running_stack(
                 provider_base_urls={"holysheep": model.openai_url, "clovastudio": model.clova_url},
                 provider_keys={"holysheep": "sim-holysheep", "clovastudio": "sim-clovastudio"},
                 enforce_iam=enforce_iam,
+                parameters=parameters,
             )
         ) as running,
     ):

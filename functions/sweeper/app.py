@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 from aws_lambda_powertools import Logger
 
+from naru import report_metrics
 from naru.ledger import Ledger
 from naru.meter import Meters
 from naru.settings import Settings
@@ -35,4 +36,6 @@ sweeper = Sweeper(
 def lambda_handler(_event: dict[str, Any], _context: Any) -> dict[str, int]:
     swept = asdict(asyncio.run(sweeper.sweep(now_ms=time.time_ns() // 10**6)))
     logger.info("sweep", extra=swept)
+    if swept["unknown"]:
+        report_metrics.put("SweptUnknown", swept["unknown"])
     return swept

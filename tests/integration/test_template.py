@@ -10,6 +10,7 @@ import pytest
 
 from local import template
 from local.template import Api, Template
+from naru.objects import object_name
 
 CHAT_ROUTES = {
     ("POST", "/chat/completions"),
@@ -19,6 +20,8 @@ CHAT_ROUTES = {
     ("GET", "/models/{model}"),
     ("OPTIONS", "/models/{model}"),
     ("GET", "/health"),
+    ("GET", "/openapi.json"),
+    ("OPTIONS", "/openapi.json"),
 }
 
 
@@ -119,7 +122,7 @@ def test_every_function_has_the_layer_and_a_handler(loaded: Template) -> None:
 def test_tables_outlive_the_stack_and_can_be_restored(loaded: Template) -> None:
     """An invoice may be asked for years later."""
     tables = loaded.of_type("AWS::DynamoDB::Table")
-    for name in set(tables) - {"IdempotencyTable"}:
+    for name in set(tables) - {"IdempotencyTable", "HealthTable", "BatchTable", "ReportTable"}:
         table = tables[name]
         assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}, name
         assert loaded.resources[name]["DeletionPolicy"] == "Retain", name
@@ -137,6 +140,50 @@ def test_answers_are_forgotten_after_a_day(loaded: Template) -> None:
     assert (rule["Status"], rule["ExpirationInDays"]) == ("Enabled", 1)
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert "VersioningConfiguration" not in bucket
+
+
+def test_the_health_of_providers_is_forgotten(loaded: Template) -> None:
+    """It is learnt again within seconds, so nothing of it is backed up or outlives the stack."""
+    table = loaded.of_type("AWS::DynamoDB::Table")["HealthTable"]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_s", "Enabled": True}
+    assert "PointInTimeRecoverySpecification" not in table
+    assert loaded.resources["HealthTable"]["DeletionPolicy"] == "Delete"
+    (statement,) = [each for each in statements(loaded) if each.get("Sid") == "ShareTheHealthOfProviders"]
+    assert statement["Action"] == ["dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"]
+
+
+def test_what_batches_hold_is_forgotten(loaded: Template) -> None:
+    """Prompts and answers: no backup, and a lifecycle rule for every prefix that objects get."""
+    table = loaded.of_type("AWS::DynamoDB::Table")["BatchTable"]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_s", "Enabled": True}
+    assert "PointInTimeRecoverySpecification" not in table
+    bucket = loaded.of_type("AWS::S3::Bucket")["FilesBucket"]
+    rules = {rule["Prefix"]: rule["ExpirationInDays"] for rule in bucket["LifecycleConfiguration"]["Rules"]}
+    prefixes = {
+        object_name("k", "f", life_s=life_s).partition("/")[0] + "/" for life_s in range(3600, 31 * 86_400, 3600)
+    }
+    assert {prefix: int(prefix.partition("-")[0]) for prefix in prefixes} == rules
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+
+
+def test_the_queue_of_batches_gives_its_workers_time_and_keeps_what_kills_them(loaded: Template) -> None:
+    """AWS: visibility of six times the timeout; partial failures reported; dead letters kept for two weeks, and seen."""
+    queues = loaded.of_type("AWS::SQS::Queue")
+    queue, timeout_s = queues["BatchQueue"], functions(loaded)["BatchWorkerFunction"]["Timeout"]
+    assert queue["VisibilityTimeout"] == 6 * timeout_s
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["BatchDeadLetterQueue", "Arn"]}
+    assert queues["BatchDeadLetterQueue"]["MessageRetentionPeriod"] == 14 * 86_400
+    (mapping,) = loaded.of_type("AWS::Lambda::EventSourceMapping").values()
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "BatchWorkers"}}
+    alarm = loaded.of_type("AWS::CloudWatch::Alarm")["BatchDeadLetters"]
+    assert (alarm["MetricName"], alarm["Threshold"]) == ("ApproximateNumberOfMessagesVisible", 0)
+
+
+def test_forms_come_as_bytes_and_everything_else_as_text(api: Api) -> None:
+    """A media type too many here, and JSON would arrive in base64."""
+    assert "multipart/form-data" in api.binary_media_types
+    assert all("multipart" in media_type for media_type in api.binary_media_types)
 
 
 def test_the_ledger_is_only_added_to_and_queried(loaded: Template) -> None:

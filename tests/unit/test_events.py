@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -42,14 +43,26 @@ def secrets() -> Iterator[dict[str, str]]:
             "NARU_HEALTH_TABLE": "HealthTable",
             "NARU_ANSWERS_BUCKET": "answers",
             "NARU_PROVIDER_KEYS_SECRET": "keys",
+            "NARU_BATCH_TABLE": "BatchTable",
+            "NARU_FILES_BUCKET": "files",
+            "NARU_BATCH_QUEUE_URL": "https://sqs.ap-northeast-2.amazonaws.com/123456789012/batches",
+            "NARU_BATCH_TOPIC": "arn:aws:sns:ap-northeast-2:123456789012:batches",
+            "NARU_REPORT_TABLE": "ReportTable",
+            "NARU_REPORTS_BUCKET": "reports",
+            "NARU_ALERTS_TOPIC": "arn:aws:sns:ap-northeast-2:123456789012:alerts",
         }.items():
             patch.setenv(name, value)
         dynamodb = boto3.client("dynamodb")
-        for name in ("LedgerTable", "MeterTable", "IdempotencyTable", "HealthTable"):
+        for name in ("LedgerTable", "MeterTable", "IdempotencyTable", "HealthTable", "BatchTable", "ReportTable"):
             properties = TEMPLATE["Resources"][name]["Properties"]
             dynamodb.create_table(
                 TableName=name, **{key: properties[key] for key in ("AttributeDefinitions", "KeySchema", "BillingMode")}
             )
+        boto3.client("sqs").create_queue(QueueName="batches")
+        boto3.client("sns").create_topic(Name="alerts")
+        boto3.client("s3").create_bucket(
+            Bucket="reports", CreateBucketConfiguration={"LocationConstraint": "ap-northeast-2"}
+        )
         boto3.client("secretsmanager").create_secret(Name="keys", SecretString="{}")
         key_id, chat = put_key(dynamodb, limits=Limits(rpm=100), name="app", tags={}, created_at_ms=0, scope="chat")
         admin_id, admin = put_key(dynamodb)
@@ -69,7 +82,7 @@ def secrets() -> Iterator[dict[str, str]]:
 def apps(secrets: dict[str, str]) -> Iterator[dict[str, ModuleType]]:
     """The handlers' modules, as Lambda imports them: from their files."""
     loaded = {}
-    for name in ("chat", "admin"):
+    for name in ("chat", "admin", "dashboard", "batches", "batch_worker", "usage", "alerts", "daily_report"):
         spec = importlib.util.spec_from_file_location(f"{name}_app", ROOT / "functions" / name / "app.py")
         assert spec is not None
         assert spec.loader is not None
@@ -77,8 +90,9 @@ def apps(secrets: dict[str, str]) -> Iterator[dict[str, ModuleType]]:
         spec.loader.exec_module(loaded[name])
     yield loaded
     loaded["chat"].loop.run(loaded["chat"].http.aclose())
-    for app in loaded.values():
-        app.loop.close()
+    loaded["batch_worker"].loop.run(loaded["batch_worker"].http.aclose())
+    for name in ("chat", "admin", "batches", "batch_worker", "usage"):
+        loaded[name].loop.close()
 
 
 CASES = [
@@ -90,12 +104,23 @@ CASES = [
     ("retrieve-model", "chat", 200, None),
     ("preflight", "chat", 204, None),
     ("health", "chat", 200, None),
+    ("list-batches", "batches", 200, None),
+    ("create-batch", "batches", 400, "invalid_input_file"),
     ("admin-create-key", "admin", 201, None),
     ("admin-list-keys", "admin", 200, None),
     ("admin-update-key", "admin", 200, None),
     ("admin-rotate-key", "admin", 201, None),
     ("admin-organization", "admin", 200, None),
     ("admin-revoke-key", "admin", 200, None),
+    ("usage", "usage", 200, None),
+    ("usage-requests", "usage", 200, None),
+    ("usage-summary", "usage", 200, None),
+    ("usage-report", "usage", 200, None),
+    ("organization-costs", "usage", 200, None),
+    ("organization-completions", "usage", 200, None),
+    ("test-alerts", "usage", 200, None),
+    ("dashboard", "dashboard", 200, None),
+    ("dashboard-file", "dashboard", 200, None),
 ]
 
 
@@ -104,7 +129,10 @@ def test_a_handler_takes_its_sample_event(
     apps: dict[str, ModuleType], secrets: dict[str, str], event: str, function: str, status: int, code: str | None
 ) -> None:
     sent: dict[str, Any] = json.loads((ROOT / "events" / f"{event}.json").read_text(encoding="utf-8"))
-    for headers, value in (("headers", secrets[function]), ("multiValueHeaders", [secrets[function]])):
+    secret = secrets.get(
+        {"batches": "chat", "usage": "admin"}.get(function, function), ""
+    )  # the dashboard's page is for everybody
+    for headers, value in (("headers", secret), ("multiValueHeaders", [secret])):
         bearer = f"Bearer {value}" if isinstance(value, str) else [f"Bearer {value[0]}"]
         sent[headers] = {**(sent[headers] or {}), "Authorization": bearer}
     sent["path"] = sent["path"].replace("key_0example0key", secrets["key_id"])
@@ -114,5 +142,37 @@ def test_a_handler_takes_its_sample_event(
         assert json.loads(answer["body"])["error"]["code"] == code
 
 
+def test_the_worker_takes_its_sample_event_of_a_queue(apps: dict[str, ModuleType]) -> None:
+    """A message of a batch that there is not any more is done with."""
+    sent = json.loads((ROOT / "events" / f"{MESSAGES}.json").read_text(encoding="utf-8"))
+    assert apps["batch_worker"].lambda_handler(sent, Context()) == {"batchItemFailures": []}
+    assert apps["batch_worker"].lambda_handler({}, Context())["open"] == 0
+
+
+SCHEDULED = [
+    ("alerts", "alerts", {"told", "rolled_hours", "spike"}),
+    ("alerts-crossed", "alerts", {"told"}),
+    ("daily-report", "daily_report", {"sent"}),
+    ("daily-report-again", "daily_report", {"stored"}),
+]
+
+
+@pytest.mark.parametrize(("event", "function", "answer"), SCHEDULED)
+def test_a_scheduled_function_takes_its_sample_event(
+    apps: dict[str, ModuleType], event: str, function: str, answer: set[str]
+) -> None:
+    store = apps["alerts"].store
+    store.note("rolled", "hours", until_ms=time.time_ns() // 10**6 - 3 * 3_600_000)  # moto takes its time for a month
+    sent = json.loads((ROOT / "events/scheduled" / f"{event}.json").read_text(encoding="utf-8"))
+    assert set(apps[function].lambda_handler(sent, Context())) == answer
+
+
+def test_every_sample_event_of_a_schedule_is_tested() -> None:
+    assert {case[0] for case in SCHEDULED} == {path.stem for path in (ROOT / "events/scheduled").glob("*.json")}
+
+
+MESSAGES = "batch-messages"
+
+
 def test_every_sample_event_is_tested() -> None:
-    assert {case[0] for case in CASES} == {path.stem for path in (ROOT / "events").glob("*.json")}
+    assert {case[0] for case in CASES} | {MESSAGES} == {path.stem for path in (ROOT / "events").glob("*.json")}

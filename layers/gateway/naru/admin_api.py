@@ -26,7 +26,8 @@ MAX_OVERLAP_S = 30 * 86_400
 _PAGE, _MAX_PAGE = 20, 100
 _MAX_RATE = 10**12
 _MAX_PARALLEL = 10**5
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What ends a line, moves a cursor or turns the direction of writing.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 # ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────

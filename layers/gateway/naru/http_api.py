@@ -16,6 +16,7 @@ from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
 
 from naru.errors import NaruError, UnknownPathError
 from naru.request_ids import new_request_id
+from naru.tracebacks import without_texts
 from naru.wire import compact_json
 
 logger = logging.getLogger(__name__)
@@ -71,9 +72,12 @@ class Exchange:
         )
 
     def respond_error(self, error: Exception) -> Response[Any]:
-        """OpenAI's error object. What is not one of our errors is a defect: logged in full, shown as an id."""
+        """OpenAI's error object. What is not one of our errors is a defect: logged as its types and places,
+        since its words may be the user's, and shown as an id.
+        """
         if not isinstance(error, NaruError):
-            logger.error("unexpected error", exc_info=error, extra={"request_id": self.request_id})
+            defect = {"request_id": self.request_id, "errors": without_texts(error)}
+            logger.error("unexpected error", extra=defect)
             error = NaruError(
                 "Something went wrong in the gateway. Try again; if it goes on, give the operator the request id "
                 f"{self.request_id}.",

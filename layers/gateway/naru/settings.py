@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -26,6 +26,11 @@ def _json_object(text: Any) -> Any:
         return json.loads(text)
     except (TypeError, ValueError):
         raise ValueError("is not JSON") from None
+
+
+def listed(text: Any) -> Any:
+    """The parts of a text with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
 
 class Settings(BaseModel):
@@ -52,6 +57,12 @@ class Settings(BaseModel):
     stream_deadline_s: Annotated[float, Field(gt=0, le=890)] = 840.0
     idempotency_lease_s: Annotated[float, Field(ge=1, le=300)] = 30.0
     """After this long without a sign of life a request with an Idempotency-Key may be answered by its retry."""
+    alerts_function: str = ""
+    """Woken when a budget reaches one of the thresholds; empty for nobody."""
+    alert_thresholds: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=100)], ...], BeforeValidator(listed), Field(min_length=1, max_length=10)
+    ] = (50, 80, 90, 100)
+    """Percent of a monthly budget."""
 
     @property
     def monthly_budget_pico_usd(self) -> int:
@@ -59,7 +70,7 @@ class Settings(BaseModel):
         return int(self.monthly_budget_usd * PICO_PER_USD)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """The settings, checked.
 
         Raises :class:`~naru.errors.SettingsError`, which names the variable.

@@ -11,7 +11,7 @@ All of them, JSON included, because an integration that streams expects nothing 
 
 - The first chunk of an iterator is drawn before anything is sent: what it raises is an ordinary function error.
 - An exception after that ends the response with an error, so that the client sees a cut stream and not a clean end.
-  Its text is logged and goes nowhere else.
+  Its text goes nowhere, for it may be the user's; its type and place are logged.
 - An iterator is always drawn to its end and closed, also when nobody takes the answer any more: the accounting of a
   request lives there.
 """
@@ -29,6 +29,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+
+from naru.tracebacks import without_texts
 
 _logger = logging.getLogger(__name__)
 
@@ -101,8 +103,9 @@ def _post(answer: _Answer, connection: _Connection) -> None:
         connection.send(answer.first)
         for chunk in answer.rest:
             connection.send(chunk)
-    except Exception as error:
-        _logger.exception("the response failed after its first byte")
+    except Exception as error:  # noqa: BLE001 - logged without its words, and told in the trailers
+        facts = {"errors": without_texts(error)}
+        _logger.error("the response failed after its first byte: %s", type(error).__name__, extra=facts)  # noqa: TRY400
         trailers = _error_trailers(error)
     finally:
         _close(answer.rest)
@@ -113,8 +116,9 @@ def _close(chunks: Iterator[bytes]) -> None:
     if close := getattr(chunks, "close", None):
         try:
             close()
-        except Exception:
-            _logger.exception("the body could not be closed")
+        except Exception as error:  # noqa: BLE001 - logged without its words
+            facts = {"errors": without_texts(error)}
+            _logger.error("the body could not be closed: %s", type(error).__name__, extra=facts)  # noqa: TRY400
 
 
 def _error_trailers(error: Exception) -> dict[str, str]:

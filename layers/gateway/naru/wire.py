@@ -7,6 +7,7 @@ that are not named here reach the provider untouched, so a new feature needs no 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -191,7 +192,7 @@ def parse_json_object(text: str | bytes | None) -> dict[str, Any]:
         if _is_too_deep(text, body):
             raise RecursionError
         if isinstance(body, dict):
-            compact_json(body)  # finds what could not be sent on: lone surrogates, and 1e999, which is infinite
+            _strict_json(body)  # finds what could not be sent on: lone surrogates, and 1e999, which is infinite
             return body
     except UnicodeEncodeError:
         raise InvalidRequestError(
@@ -254,8 +255,31 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def compact_json(value: Any) -> bytes:
-    """JSON in UTF-8 with no spaces: Korean takes half of what ``\\uXXXX`` takes."""
+    """JSON in UTF-8 with no spaces: Korean takes half of what ``\\uXXXX`` takes.
+
+    What JSON has no form for, and some providers send all the same, is not worth losing an answer that has been paid for:
+    infinite logprobs become null, half a surrogate pair a replacement character.
+    """
+    try:
+        return _strict_json(value)
+    except ValueError:  # UnicodeEncodeError is one
+        return _strict_json(_sendable(value))
+
+
+def _strict_json(value: Any) -> bytes:
+    """Raises ValueError for what JSON has no form for."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        # Through UTF-16, so that two halves that meet are a pair again.
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {_sendable(name): _sendable(part) for name, part in value.items()}
+    return [_sendable(part) for part in value] if isinstance(value, list) else value
 
 
 def _is_too_deep(text: str | bytes, value: Any) -> bool:
@@ -264,7 +288,7 @@ def _is_too_deep(text: str | bytes, value: Any) -> bool:
     if brackets <= MAX_DEPTH:
         return False  # nearly every request: nothing to walk
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         children: list[Any] = []
         for item in level:
             if isinstance(item, dict):

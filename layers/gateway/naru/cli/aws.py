@@ -22,13 +22,16 @@ from naru.meter_store import MeterStore
 
 T = TypeVar("T")
 
+# Whoever has a local run in the folder has not asked for the account that the shell is signed in to.
+_EMULATED = {"region_name": "ap-northeast-2", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+
 
 def init_admin(arguments: argparse.Namespace) -> None:
     """Makes the admin key of a deployed gateway. A second one only in place of the first."""
     name = arguments.name.strip()
     if not 1 <= len(name) <= 100:
         raise MisuseError("the name must have 1 to 100 characters")
-    stack = _stack(arguments)
+    stack = find_stack(arguments)
     store = MeterStore(stack.client("dynamodb"), stack.output("MeterTable"))
     existing = [item for item in _run(store, "items", "admin#") if item["enabled"]]
     if existing and not arguments.replace:
@@ -56,19 +59,19 @@ def set_provider_key(arguments: argparse.Namespace) -> None:
         raise MisuseError(
             f"{name!r} cannot be the name of a provider's key: it is the catalog's 'secret', as in holysheep"
         )
-    stack = _stack(arguments)
+    stack = find_stack(arguments)
     if not stack.parameters.get("CatalogUri") and name not in (known := _built_in_names()):
         raise MisuseError(f"no provider of the catalog has the key {name!r}; there are {', '.join(known)}")
     key = _read_key(name)
     client, secret_id = stack.client("secretsmanager"), stack.output("ProviderKeysSecret")
-    text = _aws(client.get_secret_value, SecretId=secret_id).get("SecretString") or "{}"
+    text = call_aws(client.get_secret_value, SecretId=secret_id).get("SecretString") or "{}"
     try:
         keys = json.loads(text)
         if not isinstance(keys, dict):
             raise TypeError
     except (ValueError, TypeError):
         raise CommandError(f"the secret {secret_id} holds something that is not a JSON object; mend it first") from None
-    _aws(client.put_secret_value, SecretId=secret_id, SecretString=json.dumps({**keys, name: key}))
+    call_aws(client.put_secret_value, SecretId=secret_id, SecretString=json.dumps({**keys, name: key}))
     note(f"The key of {name} is stored. The gateway reads it within five minutes.")
 
 
@@ -96,16 +99,22 @@ def _built_in_names() -> Sequence[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stack:
+class Stack:
+    """A deployed gateway, and a session that may look at it."""
+
     name: str
     session: Any
     outputs: Mapping[str, str]
     parameters: Mapping[str, str]
+    endpoint_url: str | None = None
+    """Of an emulator."""
 
     def client(self, service: str) -> Any:
-        return self.session.client(service)
+        """A boto3 client."""
+        return self.session.client(service, endpoint_url=self.endpoint_url)
 
     def output(self, name: str) -> str:
+        """An output of the stack. Raises :class:`~naru.cli.output.CommandError` where there is none of that name."""
         try:
             return self.outputs[name]
         except KeyError:
@@ -114,24 +123,30 @@ class _Stack:
             ) from None
 
 
-def _stack(arguments: argparse.Namespace) -> _Stack:
+def find_stack(arguments: argparse.Namespace, *, emulator_url: str | None = None) -> Stack:
+    """The stack that ``--stack-name`` and ``--region`` name; that of a local run, where its emulator is given.
+
+    Raises :class:`~naru.cli.output.CommandError`: no boto3, no credentials, no such stack.
+    """
     try:
         import boto3
     except ModuleNotFoundError:
         raise CommandError("this command needs boto3: pip install boto3") from None
 
-    session = _aws(boto3.Session, region_name=arguments.region)
-    client = _aws(session.client, "cloudformation")
-    described = _aws(client.describe_stacks, StackName=arguments.stack_name)["Stacks"][0]
-    return _Stack(
+    session = call_aws(boto3.Session, **(_EMULATED if emulator_url else {"region_name": arguments.region}))
+    client = call_aws(session.client, "cloudformation", endpoint_url=emulator_url)
+    described = call_aws(client.describe_stacks, StackName=arguments.stack_name)["Stacks"][0]
+    return Stack(
         arguments.stack_name,
         session,
         {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])},
         {given["ParameterKey"]: given["ParameterValue"] for given in described.get("Parameters", [])},
+        emulator_url,
     )
 
 
-def _aws(function: Callable[..., T], *positional: Any, **named: Any) -> T:
+def call_aws(function: Callable[..., T], *positional: Any, **named: Any) -> T:
+    """What a call of boto3 returns; its failures as :class:`~naru.cli.output.CommandError`."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
     try:

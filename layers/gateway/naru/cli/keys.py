@@ -102,7 +102,21 @@ class AdminApi:
 
         Raises :class:`~naru.cli.output.CommandError` with what the gateway says about a failure.
         """
-        url = f"{self._target.base_url}/admin/{path}"
+        answer = self._send(method, f"admin/{path}", body, query)
+        if isinstance(said := _json(answer), dict):
+            return said
+        raise self._strange(answer)
+
+    def text(self, path: str, query: Mapping[str, Any]) -> str:
+        """What a GET of a path beside the admin API's answers. Raises as :meth:`call`."""
+        answer = self._send("GET", path, None, query)
+        answer.encoding = "utf-8"
+        return answer.text
+
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, Any] | None
+    ) -> httpx.Response:
+        url = f"{self._target.base_url}/{path}"
         headers = {"Authorization": f"Bearer {self._target.admin_key}", "Content-Type": "application/json"}
         content = write_json(body).encode() if body is not None else None
         try:
@@ -118,20 +132,27 @@ class AdminApi:
                 f"cannot reach {self._target.base_url} ({error or type(error).__name__}); is the gateway there? "
                 f"The address is from {self._target.source}"
             ) from None
-        try:
-            said = read_json(answer.content)
-        except ValueError:
-            said = None
-        if answer.is_success and isinstance(said, dict):
-            return said
+        if answer.is_success:
+            return answer
+        said = _json(answer)
         refusal = said.get("error") if isinstance(said, dict) else None
         if isinstance(refusal, dict) and isinstance(refusal.get("message"), str):
             hint = f" (the admin key is from {self._target.source})" if answer.status_code in {401, 403} else ""
             raise CommandError(f"{refusal['message']}{hint}")
-        raise CommandError(
-            f"{url} answers {answer.status_code} with something that is no gateway of Naru's; the base URL ends in /v1 "
-            f"and is from {self._target.source}"
+        raise self._strange(answer)
+
+    def _strange(self, answer: httpx.Response) -> CommandError:
+        return CommandError(
+            f"{answer.url} answers {answer.status_code} with something that is no gateway of Naru's; the base URL ends in "
+            f"/v1 and is from {self._target.source}"
         )
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return read_json(answer.content)
+    except ValueError:
+        return None
 
 
 # ── Commands ───────────────────────────────────────────────────────────────────────────────────────────────

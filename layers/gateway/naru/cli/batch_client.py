@@ -1,0 +1,175 @@
+"""The Files and Batches API as the command calls it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import httpx
+
+from naru.cli.output import CommandError, MisuseError
+
+_LOCAL = Path(".naru", "local.json")
+_TIMEOUT_S = 35.0
+# What surely fits through API Gateway as a form; more goes to S3 straight away.
+_FORM_BYTES = 4_000_000
+_CHUNK_BYTES = 1 << 18
+_TRIES = 4
+
+Tell = Callable[[int], None]
+"""Of so many more bytes that are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A gateway and an API key for it; ``source`` says where they were found."""
+
+    base_url: str
+    api_key: str
+    source: str
+
+
+def find_target(base_url: str | None, api_key: str | None, environment: Mapping[str, str], folder: Path) -> Target:
+    """The gateway to talk to: as given, else of the environment, else of a local run.
+
+    Raises :class:`~naru.cli.output.MisuseError` when there is none, or only half of what is needed.
+    """
+    base_url = base_url or environment.get("NARU_BASE_URL")
+    api_key = api_key or environment.get("NARU_API_KEY")
+    source = "--base-url and --api-key, or NARU_BASE_URL and NARU_API_KEY"
+    if not base_url and not api_key:
+        file = next((above / _LOCAL for above in (folder, *folder.parents) if (above / _LOCAL).is_file()), None)
+        if file is None:
+            raise MisuseError("which gateway? Set NARU_BASE_URL and NARU_API_KEY, or start one here with 'make run'")
+        source = str(file)
+        try:
+            local = json.loads(file.read_text(encoding="utf-8"))
+            base_url, api_key = str(local["base_url"]), str(local["api_key"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CommandError(f"{file} cannot be used ({type(error).__name__}); start 'make run' anew") from None
+    if not base_url or not api_key:
+        missing = "NARU_BASE_URL, or --base-url" if not base_url else "NARU_API_KEY, or --api-key"
+        raise MisuseError(f"only half of what is needed is there: set {missing}, too")
+    base_url, api_key = base_url.strip().rstrip("/"), api_key.strip()
+    if not re.fullmatch(r"https?://[!-~]+", base_url):
+        raise MisuseError(f"the base URL {base_url!r} must begin with http:// or https://, and ends in /v1")
+    if not re.fullmatch(r"[!-~]+", api_key):
+        raise MisuseError("the API key holds spaces or letters that no key has; copy it anew (sk-naru-…)")
+    return Target(base_url, api_key, source)
+
+
+class BatchClient:
+    """Calls one gateway; a context manager. All methods raise :class:`~naru.cli.output.CommandError` with what it says about a failure."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._http = httpx.Client(
+            base_url=target.base_url, headers={"Authorization": f"Bearer {target.api_key}"}, timeout=_TIMEOUT_S
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def upload(self, file: Path, size_bytes: int, tell: Tell) -> str:
+        """Uploads an input file and returns its id, by the way that its size needs."""
+        if size_bytes <= _FORM_BYTES:
+            with file.open("rb") as content:
+                answer = self._send(
+                    "POST", "files", data={"purpose": "batch"}, files={"file": (file.name, content.read())}
+                )
+            tell(size_bytes)
+            return str(self._read(answer)["id"])
+        asked = {"filename": file.name, "bytes": size_bytes, "purpose": "batch"}
+        upload = self.call("POST", "uploads/presigned", asked)
+        self._put(str(upload["url"]), file, size_bytes, tell)
+        return str(self.call("POST", f"uploads/{upload['id']}/complete")["id"])
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
+        """One call; what is safe to repeat is repeated when the network fails."""
+        for attempt in range(_TRIES if method == "GET" else 1):
+            try:
+                return self._read(self._send(method, path, json=body, params=query))
+            except _UnreachableError:
+                if method != "GET" or attempt == _TRIES - 1:
+                    raise
+                time.sleep(2.0**attempt)
+        raise AssertionError("unreachable")
+
+    def download(self, file_id: str, into: BinaryIO) -> int:
+        """Writes a file's content and returns its size."""
+        size_bytes = 0
+        try:
+            # Larger ones are redirected to S3, without the API key.
+            with self._http.stream("GET", f"/files/{file_id}/content", follow_redirects=True) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    self._read(answer)
+                for chunk in answer.iter_bytes(_CHUNK_BYTES):
+                    size_bytes += into.write(chunk)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        return size_bytes
+
+    def _put(self, url: str, file: Path, size_bytes: int, tell: Tell) -> None:
+        for attempt in range(_TRIES):
+            sent = 0
+
+            def pieces() -> Iterator[bytes]:
+                nonlocal sent
+                with file.open("rb") as content:
+                    while piece := content.read(_CHUNK_BYTES):
+                        yield piece
+                        sent += len(piece)
+                        tell(len(piece))
+
+            try:
+                answer = httpx.put(url, content=pieces(), headers={"Content-Length": str(size_bytes)}, timeout=120)
+            except httpx.HTTPError as error:
+                failure = f"{type(error).__name__}: {error}"
+            else:
+                if answer.is_success:
+                    return
+                failure = f"S3 answers {answer.status_code}"
+            tell(-sent)
+            if attempt < _TRIES - 1:
+                time.sleep(2.0**attempt)
+        raise CommandError(f"the upload of {file} failed {_TRIES} times ({failure}); try again")
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, f"/{path}", **request)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    def _read(self, answer: httpx.Response) -> dict[str, Any]:
+        try:
+            said = answer.json()
+        except ValueError:
+            said = None
+        if answer.is_success and isinstance(said, dict):
+            return said
+        refusal = said.get("error") if isinstance(said, dict) else None
+        if isinstance(refusal, dict) and isinstance(refusal.get("message"), str):
+            raise CommandError(str(refusal["message"]))
+        raise CommandError(
+            f"{answer.url} answers {answer.status_code} with something that is no gateway of Naru's; the base URL ends in "
+            f"/v1 and is from {self._target.source}"
+        )
+
+    def _unreachable(self, error: httpx.HTTPError) -> CommandError:
+        return _UnreachableError(
+            f"cannot reach {self._target.base_url} ({error or type(error).__name__}); is the gateway there? The address "
+            f"is from {self._target.source}"
+        )
+
+
+class _UnreachableError(CommandError):
+    """The gateway did not answer."""

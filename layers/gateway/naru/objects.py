@@ -1,0 +1,151 @@
+"""Bytes in S3: whole, in parts, as a stream, and by URLs for those who come without us.
+
+An object's name begins with how long it is kept, which is what the bucket's lifecycle rules go by. All calls block, and
+raise :class:`~naru.errors.StoreUnavailableError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from naru.stored import reached
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+CHUNK_BYTES = 1 << 20
+PART_BYTES = 8 << 20  # S3 takes parts of 5 MB and more
+# A day more than a file may live: a batch may still be reading what has just expired.
+_KEPT_DAYS = (2, 8, 31)
+_URL_LIFE_S = 3600
+
+
+class MissingObjectError(Exception):
+    """There is no such object."""
+
+
+def object_name(key_id: str, name: str, *, life_s: int) -> str:
+    """Where the bytes of a file lie that is to live for ``life_s``."""
+    days = next((days for days in _KEPT_DAYS if life_s <= (days - 1) * 86_400), _KEPT_DAYS[-1])
+    return f"{days}-days/{key_id}/{name}"
+
+
+class Objects:
+    """The bucket; its client is made when it is first needed."""
+
+    def __init__(self, new_client: Callable[[], S3Client], bucket: str) -> None:
+        self._new_client = new_client
+        self._bucket = bucket
+        self._made: S3Client | None = None
+
+    def put(self, name: str, content: bytes) -> None:
+        with reached(name):
+            self._s3.put_object(Bucket=self._bucket, Key=name, Body=content)
+
+    def size(self, name: str) -> int | None:
+        """How many bytes there are; None for no object."""
+        from botocore.exceptions import ClientError
+
+        with reached(name):
+            try:
+                return self._s3.head_object(Bucket=self._bucket, Key=name)["ContentLength"]
+            except ClientError as error:
+                # Who may not list a bucket is told 403 about an object that is not there.
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] in {403, 404}:
+                    return None
+                raise
+
+    def read(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        """All of it, or ``length`` bytes from ``offset`` on. Raises :class:`MissingObjectError` besides."""
+        part = {} if length is None else {"Range": f"bytes={offset}-{offset + length - 1}"}
+        with reached(name):
+            return self._open(name, part).read()  # type: ignore[no-any-return]
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """All of it, in pieces. Raises :class:`MissingObjectError` besides."""
+        with reached(name):
+            yield from self._open(name, {}).iter_chunks(CHUNK_BYTES)
+
+    def delete(self, name: str) -> None:
+        """Removes it, if it is there."""
+        with reached(name):
+            self._s3.delete_object(Bucket=self._bucket, Key=name)
+
+    def put_url(self, name: str, *, size_bytes: int) -> str:
+        """A URL to which exactly so many bytes may be PUT, for an hour."""
+        request = {"Bucket": self._bucket, "Key": name, "ContentLength": size_bytes}
+        return self._s3.generate_presigned_url("put_object", Params=request, ExpiresIn=_URL_LIFE_S, HttpMethod="PUT")
+
+    def get_url(self, name: str) -> str:
+        """A URL from which it can be read, for an hour."""
+        request = {"Bucket": self._bucket, "Key": name}
+        return self._s3.generate_presigned_url("get_object", Params=request, ExpiresIn=_URL_LIFE_S)
+
+    def writer(self, name: str) -> Writer:
+        """For an object of unknown size."""
+        return Writer(self._s3, self._bucket, name)
+
+    def _open(self, name: str, part: dict[str, Any]) -> Any:
+        from botocore.exceptions import ClientError
+
+        try:
+            return self._s3.get_object(Bucket=self._bucket, Key=name, **part)["Body"]
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in {403, 404}:
+                raise MissingObjectError(name) from error
+            raise
+
+    @property
+    def _s3(self) -> S3Client:
+        if self._made is None:
+            self._made = self._new_client()
+        return self._made
+
+
+class Writer:
+    """Writes an object part by part, so that no more than one part is in memory. Nothing is there until :meth:`close`."""
+
+    def __init__(self, client: S3Client, bucket: str, name: str) -> None:
+        self._s3 = client
+        self._where: Any = {"Bucket": bucket, "Key": name}
+        self._name = name
+        self._buffer = bytearray()
+        self._upload_id: str | None = None
+        self._parts: list[Any] = []
+        self.size_bytes = 0
+
+    def write(self, content: bytes) -> None:
+        self._buffer += content
+        self.size_bytes += len(content)
+        if len(self._buffer) >= PART_BYTES:
+            self._send_part()
+
+    def close(self) -> None:
+        """Makes the object."""
+        with reached(self._name):
+            if self._upload_id is None:
+                self._s3.put_object(**self._where, Body=bytes(self._buffer))
+                return
+            if self._buffer:
+                self._send_part()
+            self._s3.complete_multipart_upload(
+                **self._where, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+            )
+
+    def abort(self) -> None:
+        """Leaves nothing behind; what is forgotten here the bucket's lifecycle removes."""
+        if self._upload_id is not None:
+            with reached(self._name):
+                self._s3.abort_multipart_upload(**self._where, UploadId=self._upload_id)
+
+    def _send_part(self) -> None:
+        with reached(self._name):
+            if self._upload_id is None:
+                self._upload_id = self._s3.create_multipart_upload(**self._where)["UploadId"]
+            number = len(self._parts) + 1
+            sent = self._s3.upload_part(
+                **self._where, UploadId=self._upload_id, PartNumber=number, Body=bytes(self._buffer)
+            )
+        self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+        self._buffer.clear()

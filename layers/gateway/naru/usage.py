@@ -1,0 +1,226 @@
+"""What was used in a span of time: whole days and hours from roll-ups, the rest from the rows themselves.
+
+A roll-up of an hour or a day is written when no row of it can come any more (:mod:`naru.closing`). It is a fold over
+rows that never change, so whoever writes it, whenever and however often, writes the same. The roll-up of a day is folded
+from the day's rows anew and not from its hours; should a row have come late after all, it is in there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from zoneinfo import ZoneInfo
+
+from naru.business_time import business_day
+from naru.closing import Closing
+from naru.ledger import Row
+from naru.ledger_reader import LedgerReader
+from naru.periods import (
+    Hour,
+    day_end_ms,
+    day_start_ms,
+    days_between,
+    first_of_month,
+    hour_of,
+    hours_of,
+    last_of_month,
+    month_of,
+)
+from naru.report_store import ReportStore
+from naru.tally import Tally, merged
+
+logger = logging.getLogger(__name__)
+
+_AHEAD_MS = 60_000
+"""How far another machine's clock may be ahead of ours. What is later than that has not happened yet."""
+_KEPT_DAYS = 100
+_CATCH_UP_DAYS = 35
+"""How far back roll-ups are made where there are none: a month, for its budget. Before that rows are asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A day, or an hour, or the part of one that was asked for; in Unix milliseconds, the end not included."""
+
+    day: date
+    start_ms: int
+    end_ms: int
+    tally: Tally
+
+
+class Usage:
+    """Every method blocks, and raises :class:`~naru.errors.StoreUnavailableError`."""
+
+    def __init__(self, reader: LedgerReader, store: ReportStore, closing: Closing) -> None:
+        self.reader = reader
+        self.store = store
+        self.closing = closing
+        self.zone: ZoneInfo = reader.zone
+        self._begun: OrderedDict[Hour, tuple[int, Tally]] = OrderedDict()
+        """Of hours that are not over: until when their rows are counted for good, and what they add up to."""
+
+        self._closed: dict[date, Tally] = {}
+
+    # ── Asking ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def days(self, first: date, last: date, *, now_ms: int) -> list[Bucket]:
+        """Every business day from the first to the last, both included."""
+        return self.between(day_start_ms(first, self.zone), day_end_ms(last, self.zone), now_ms=now_ms)
+
+    def month_until(self, day: date, *, now_ms: int) -> list[Bucket]:
+        """The days of its month up to this one."""
+        return self.days(first_of_month(day), day, now_ms=now_ms)
+
+    def days_ago_ms(self, days: int, *, now_ms: int) -> int:
+        """The midnight that begins the business day so many days ago."""
+        return day_start_ms(business_day(now_ms, self.zone) - timedelta(days=days), self.zone)
+
+    def between(self, start_ms: int, end_ms: int, *, now_ms: int, hourly: bool = False) -> list[Bucket]:
+        """The days of a span, or its hours; the first and the last may be cut by it. Also those without a row."""
+        if start_ms >= end_ms:
+            return []
+        first, last = business_day(start_ms, self.zone), business_day(end_ms - 1, self.zone)
+        # What is to come has no rows, and nobody is asked for them.
+        closed_ms = self.closing.closed_until_ms(now_ms)
+        whole_days = {} if hourly else self._rolled_days(first, last)
+        buckets = []
+        for day in days_between(first, last):
+            begin, end = max(start_ms, day_start_ms(day, self.zone)), min(end_ms, day_end_ms(day, self.zone))
+            is_whole = (begin, end) == (day_start_ms(day, self.zone), day_end_ms(day, self.zone))
+            if is_whole and day in whole_days:
+                buckets.append(Bucket(day, begin, end, whole_days[day]))
+                continue
+            if is_whole and not hourly and end <= closed_ms:
+                buckets.append(Bucket(day, begin, end, self._closed_day(day, closed_ms, now_ms)))
+                continue
+            hours = list(self._hours(day, begin, end, closed_ms=closed_ms, now_ms=now_ms))
+            buckets += hours if hourly else [Bucket(day, begin, end, merged(hour.tally for hour in hours))]
+        return buckets
+
+    def _closed_day(self, day: date, closed_ms: int, now_ms: int) -> Tally:
+        """A day that has no roll-up yet and cannot change any more."""
+        if (tally := self._closed.get(day)) is None:
+            start_ms, end_ms = day_start_ms(day, self.zone), day_end_ms(day, self.zone)
+            tally = merged(
+                hour.tally for hour in self._hours(day, start_ms, end_ms, closed_ms=closed_ms, now_ms=now_ms)
+            )
+            if len(self._closed) >= _KEPT_DAYS:
+                self._closed.clear()
+            self._closed[day] = tally
+        return tally
+
+    def _rolled_days(self, first: date, last: date) -> dict[date, Tally]:
+        found: dict[date, Tally] = {}
+        month = first_of_month(first)
+        while month <= last:
+            for part, tally in self.store.tallies(f"days#{month_of(month)}").items():
+                found[month.replace(day=int(part))] = tally
+            month = last_of_month(month) + timedelta(days=1)
+        return found
+
+    def _hours(self, day: date, start_ms: int, end_ms: int, *, closed_ms: int, now_ms: int) -> Iterator[Bucket]:
+        """The hours of a day within a span: from roll-ups where there are, from rows where not."""
+        if start_ms > now_ms + _AHEAD_MS:
+            return
+        rolled = self.store.tallies(f"hours#{day}")
+        hours = [
+            hour for hour in hours_of(day, self.zone) if hour.end_ms(self.zone) > start_ms and hour.start_ms(self.zone) < end_ms
+        ]  # fmt: skip
+        missing: list[Hour] = []
+        tallies: dict[Hour, Tally] = {}
+        for hour in hours:
+            is_whole = start_ms <= hour.start_ms(self.zone) and hour.end_ms(self.zone) <= end_ms
+            if is_whole and (tally := rolled.get(f"{hour.index:02}")) is not None:
+                tallies[hour] = tally
+            elif hour.start_ms(self.zone) > now_ms + _AHEAD_MS:
+                tallies[hour] = Tally()
+            elif is_whole and hour.end_ms(self.zone) > closed_ms:
+                tallies[hour] = self._open_hour(hour, closed_ms)
+            elif is_whole:
+                missing.append(hour)
+            else:
+                begin, end = max(start_ms, hour.start_ms(self.zone)), min(end_ms, hour.end_ms(self.zone))
+                tallies[hour] = merged(self.fold(day, start_ms=begin, end_ms=end).values())
+        if missing:
+            found = self.fold(day, start_ms=missing[0].start_ms(self.zone), end_ms=missing[-1].end_ms(self.zone))
+            tallies |= {hour: found[hour.index] for hour in missing}
+        for hour in hours:
+            begin, end = max(start_ms, hour.start_ms(self.zone)), min(end_ms, hour.end_ms(self.zone))
+            yield Bucket(day, begin, end, tallies[hour])
+
+    def _open_hour(self, hour: Hour, closed_ms: int) -> Tally:
+        """An hour of which rows may still come. What cannot change any more is kept in memory, so that who asks every
+        few seconds reads the last minutes only.
+        """
+        until_ms, kept = self._begun.get(hour, (hour.start_ms(self.zone), Tally()))
+        if closed_ms > until_ms:
+            kept = merged([kept, *self.fold(hour.day, start_ms=until_ms, end_ms=closed_ms).values()])
+            until_ms = closed_ms
+            self._begun[hour] = (until_ms, kept)
+            self._begun.move_to_end(hour)
+            while len(self._begun) > 4:
+                self._begun.popitem(last=False)
+        rest = self.fold(hour.day, start_ms=until_ms, end_ms=hour.end_ms(self.zone))
+        return merged([kept, *rest.values()])
+
+    # ── Folding ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def fold(self, day: date, *, start_ms: int | None = None, end_ms: int | None = None) -> defaultdict[int, Tally]:
+        """The rows of a day, or of a part of it, by the index of their hour. Reads every one of them."""
+        zone = self.zone
+
+        def work(rows: Iterator[Row]) -> dict[int, Tally]:
+            hours: defaultdict[int, Tally] = defaultdict(Tally)
+            for row in rows:
+                hours[hour_of(row.arrived_at_ms, zone).index].add(row)
+            return hours
+
+        whole: defaultdict[int, Tally] = defaultdict(Tally)
+        for shard in self.reader.each_shard(day, work, start_ms=start_ms, end_ms=end_ms):
+            for index, tally in shard.items():
+                whole[index].merge(tally)
+        return whole
+
+    # ── Rolling up ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def catch_up(self, *, now_ms: int, closed_ms: int | None = None) -> list[Hour]:
+        """Makes the roll-ups that can be made and are not there; those hours, the oldest first.
+
+        Nothing is lost by a run that dies or does not come, and two at once write the same.
+        """
+        closed_ms = self.closing.closed_until_ms(now_ms) if closed_ms is None else closed_ms
+        noted = self.store.get("rolled", "hours").get("until_ms")
+        first = hour_of(noted, self.zone) if noted is not None else Hour(business_day(now_ms, self.zone) - timedelta(days=_CATCH_UP_DAYS), 0)  # fmt: skip
+        rolled: list[Hour] = []
+        for day in days_between(first.day, business_day(closed_ms, self.zone)):
+            if day_end_ms(day, self.zone) <= closed_ms:
+                done = self.roll_up_day(day)
+            else:
+                begin_ms = first.start_ms(self.zone) if day == first.day else day_start_ms(day, self.zone)
+                done = self._roll_up_hours(day, begin_ms, closed_ms)
+            if done:
+                rolled += [hour for hour in done if hour >= first]
+                self.store.note("rolled", "hours", until_ms=done[-1].end_ms(self.zone))
+        return rolled
+
+    def roll_up_day(self, day: date) -> list[Hour]:
+        """Makes the roll-ups of a day and its hours from its rows, over those there are. For a day that is closed."""
+        found = self.fold(day)
+        hours = hours_of(day, self.zone)
+        for hour in hours:
+            self.store.put_tally(f"hours#{day}", f"{hour.index:02}", found[hour.index])
+        self.store.put_tally(f"days#{month_of(day)}", f"{day.day:02}", merged(found.values()))
+        return hours
+
+    def _roll_up_hours(self, day: date, begin_ms: int, closed_ms: int) -> list[Hour]:
+        closed = [
+            hour for hour in hours_of(day, self.zone) if hour.start_ms(self.zone) >= begin_ms and hour.end_ms(self.zone) <= closed_ms
+        ]  # fmt: skip
+        if closed:
+            found = self.fold(day, start_ms=begin_ms, end_ms=closed[-1].end_ms(self.zone))
+            for hour in closed:
+                self.store.put_tally(f"hours#{day}", f"{hour.index:02}", found[hour.index])
+        return closed

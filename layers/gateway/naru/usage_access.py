@@ -1,0 +1,38 @@
+"""Who may see which usage: an admin key all of it, an app's key its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from naru.errors import PermissionDeniedError
+from naru.key_store import KeyStore
+from naru.meter import Meters
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who asks. ``key_id`` is the one key whose usage may be seen; None for an admin key, which may see all."""
+
+    key_id: str | None
+
+    def require_admin(self) -> None:
+        """Raises :class:`~naru.errors.PermissionDeniedError` for an app's key."""
+        if self.key_id is not None:
+            raise PermissionDeniedError(
+                "This is for admin keys. A key of an app sees its own usage at /v1/usage.", code="admin_key_required"
+            )
+
+
+async def reader(authorization: str | None, keys: KeyStore, meters: Meters, *, now_ms: int) -> Reader:
+    """Whoever the Authorization header proves.
+
+    Raises :class:`~naru.errors.AuthenticationError`, :class:`~naru.errors.PermissionDeniedError` for a key that is
+    switched off, and :class:`~naru.errors.StoreUnavailableError`.
+    """
+    try:
+        await keys.authenticate_admin(authorization, now_ms=now_ms)
+    except PermissionDeniedError as error:
+        if error.code != "admin_key_required":
+            raise
+        return Reader((await meters.authenticate(authorization, now_ms=now_ms)).key_id)
+    return Reader(None)

@@ -1,0 +1,259 @@
+"""The usage API: sums by what is asked for, and the requests themselves."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from naru.accounts import Accounts
+from naru.amounts import to_usd
+from naru.errors import InvalidRequestError
+from naru.figures import request_object, sums_object
+from naru.ledger import Row
+from naru.periods import month_of
+from naru.report import plain
+from naru.tally import Cell, Spent, Sums, Tally
+from naru.usage import Bucket, Usage
+from naru.usage_query import Filters, RequestsQuery, UsageQuery
+
+MAX_GROUPS = 10_000
+_EXAMINED_ROWS = 20_000
+"""How many rows one page may look through for those that are asked for; what is behind them is the next page's."""
+_UNTAGGED = "untagged"
+_DAY_MS = 86_400_000
+
+Group = tuple[Any, ...]
+
+
+# ── GET /usage ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def usage_list(usage: Usage, query: UsageQuery, accounts: Accounts, *, krw_per_usd: int, now_ms: int) -> dict[str, Any]:
+    """The sums of every group, the earliest first, then the dearest. Blocks.
+
+    Raises :class:`~naru.errors.InvalidRequestError` for more groups than an answer can hold.
+    """
+    buckets = usage.between(query.span.start_ms, query.span.end_ms, now_ms=now_ms, hourly="hour" in query.groups)
+    users = "end_user" in query.groups or bool(query.filters.end_users)
+    if users:
+        spent = _user_groups(buckets, query)
+        lines = [_named(query.groups, group, accounts) | _spent_object(sums) for group, sums in _ranked(query, spent)]
+        total = Spent()
+        for each in spent.values():
+            total.merge(each)
+        whole = _spent_object(total)
+    else:
+        groups = _cell_groups(buckets, query, accounts)
+        lines = [_named(query.groups, group, accounts) | sums_object(sums) for group, sums in _ranked(query, groups)]
+        whole = sums_object(_total(buckets, query.filters))
+    if len(lines) > MAX_GROUPS:
+        raise InvalidRequestError(
+            f"There are {len(lines)} groups, more than the {MAX_GROUPS} of one answer. Ask for a shorter time or fewer "
+            "groups.",
+            param="group_by",
+            code="too_many_groups",
+        )
+    return {
+        "object": "list",
+        "start": query.span.start_ms // 1000,
+        "end": query.span.end_ms // 1000,
+        "time_zone": usage.zone.key,
+        "krw_per_usd": krw_per_usd,
+        "group_by": list(query.groups),
+        "data": lines,
+        "total": whole,
+        "has_more": False,
+    }
+
+
+def matches(filters: Filters) -> Callable[[Cell], bool]:
+    """Whether a cell is asked for."""
+
+    def match(cell: Cell) -> bool:
+        return (
+            (not filters.key_ids or cell.key_id in filters.key_ids)
+            and (not filters.models or cell.model in filters.models)
+            and (not filters.deployments or cell.deployment in filters.deployments)
+            and (not filters.outcomes or cell.outcome in filters.outcomes)
+            and (filters.batch is None or cell.batch == filters.batch)
+        )
+
+    return match
+
+
+def _total(buckets: Iterable[Bucket], filters: Filters) -> Sums:
+    match, total = matches(filters), Sums()
+    for bucket in buckets:
+        total.merge(bucket.tally.sums(match))
+    return total
+
+
+def _time(bucket: Bucket, name: str) -> Any:
+    match name:
+        case "hour":
+            return bucket.start_ms // 1000
+        case "day":
+            return bucket.day.isoformat()
+        case _:
+            return month_of(bucket.day)
+
+
+def _cell_groups(buckets: Iterable[Bucket], query: UsageQuery, accounts: Accounts) -> dict[Group, Sums]:
+    match = matches(query.filters)
+    groups: defaultdict[Group, Sums] = defaultdict(Sums)
+    for bucket in buckets:
+        for cell, sums in bucket.tally.cells.items():
+            if match(cell):
+                for tag in _tags(query.groups, cell, accounts):
+                    groups[tuple(_value(name, bucket, cell, tag) for name in query.groups)].merge(sums)
+    return groups
+
+
+def _tags(groups: Sequence[str], cell: Cell, accounts: Accounts) -> list[str]:
+    if "tag" not in groups:
+        return [""]
+    # A key with two tags counts for both; the total counts it once.
+    return accounts.tags(cell.key_id) or [_UNTAGGED]
+
+
+def _value(name: str, bucket: Bucket, cell: Cell, tag: str) -> Any:
+    match name:
+        case "hour" | "day" | "month":
+            return _time(bucket, name)
+        case "key":
+            return cell.key_id
+        case "tag":
+            return tag
+        case _:
+            return getattr(cell, name)
+
+
+def _user_groups(buckets: Iterable[Bucket], query: UsageQuery) -> dict[Group, Spent]:
+    """Beside the named ones there may be those that were too many to be named: their end user is null."""
+    groups: defaultdict[Group, Spent] = defaultdict(Spent)
+    filters = query.filters
+    for bucket in buckets:
+        for key_id, end_user, spent in _users(bucket.tally):
+            if filters.key_ids and key_id not in filters.key_ids:
+                continue
+            if filters.end_users and end_user not in filters.end_users:
+                continue
+            values = {"key": key_id, "end_user": end_user}
+            groups[tuple(values[name] if name in values else _time(bucket, name) for name in query.groups)].merge(spent)
+    return groups
+
+
+def _users(tally: Tally) -> Iterator[tuple[str, str | None, Spent]]:
+    for (key_id, end_user), spent in tally.users.named.items():
+        yield key_id, end_user, spent
+    for key_id, spent in tally.users.others.items():
+        yield key_id, None, spent
+
+
+def _ranked(query: UsageQuery, groups: dict[Group, Any]) -> list[tuple[Group, Any]]:
+    when = [index for index, name in enumerate(query.groups) if name in {"hour", "day", "month"}]
+    return sorted(
+        groups.items(), key=lambda item: ([item[0][index] for index in when], -item[1].cost_pico_usd, str(item[0]))
+    )
+
+
+def _named(names: Sequence[str], group: Group, accounts: Accounts) -> dict[str, Any]:
+    shown: dict[str, Any] = {"object": "usage"}
+    for name, value in zip(names, group, strict=True):
+        if name == "key":
+            shown |= {"key_id": value, "key_name": accounts.name(value)}
+        else:
+            shown[name] = value
+    return shown
+
+
+def _spent_object(spent: Spent) -> dict[str, Any]:
+    return {"requests": spent.requests, "total_tokens": spent.tokens, "cost_usd": to_usd(spent.cost_pico_usd)}
+
+
+# ── GET /usage/requests ────────────────────────────────────────────────────────────────────────────────────
+
+
+def requests_list(usage: Usage, query: RequestsQuery, accounts: Accounts, *, now_ms: int) -> dict[str, Any]:
+    """A page of requests, newest first, as OpenAI's lists are; ``after`` takes ``last_id``. Blocks.
+
+    A page may be short or empty though there are more: it looks through so many rows and not further.
+    """
+    match = _row_matches(query)
+    found: list[Row] = []
+    last_id = query.after
+    has_more = False
+    # Nothing is asked of days that are still to come.
+    end_ms = min(query.span.end_ms, now_ms + _DAY_MS)
+    before = query.after or f"req_{end_ms:012x}{'0' * 20}"
+    for examined, row in enumerate(usage.reader.newest(before=before, since_ms=query.span.start_ms, now_ms=now_ms)):
+        if len(found) == query.limit or examined == _EXAMINED_ROWS:
+            has_more = True
+            break
+        last_id = row.request_id
+        if row.arrived_at_ms < query.span.end_ms and match(row):
+            found.append(row)
+    data = [request_object(row, key_name=accounts.name(row.key_id)) for row in found]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["request_id"] if data else None,
+        "last_id": last_id,
+        "has_more": has_more,
+    }
+
+
+def _row_matches(query: RequestsQuery) -> Callable[[Row], bool]:
+    filters = query.filters
+
+    def match(row: Row) -> bool:
+        return (
+            (not filters.key_ids or row.key_id in filters.key_ids)
+            and (not filters.models or row.model_served in filters.models)
+            and (not filters.deployments or row.deployment in filters.deployments)
+            and (not filters.outcomes or row.outcome in filters.outcomes)
+            and (not filters.end_users or row.end_user in filters.end_users)
+            and (filters.batch is None or (row.batch_id is not None) == filters.batch)
+        )
+
+    return match
+
+
+# ── CSV ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def usage_csv(listing: dict[str, Any]) -> str:
+    """A line for each group; amounts have all their digits."""
+    return _csv(listing["data"] or [listing["total"]], rows=bool(listing["data"]))
+
+
+def requests_csv(listing: dict[str, Any]) -> str:
+    """A line for each request, newest first; without its attempts."""
+    return _csv(listing["data"], rows=True) if listing["data"] else ""
+
+
+def _csv(data: list[dict[str, Any]], *, rows: bool) -> str:
+    names = [name for name in data[0] if name not in {"object", "attempts"}]
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(names)
+    if rows:
+        out.writerows([_cell(line[name]) for name in names] for line in data)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return plain(value)
+        case int():
+            return value
+        case _:
+            return format(value, "f")

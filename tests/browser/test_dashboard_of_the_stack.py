@@ -1,0 +1,96 @@
+"""The dashboard of the whole gateway: what was really asked is what the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from local.chromium import ARGUMENTS
+from naru.ledger import Row, from_item
+from tests.browser import sample
+from tests.browser.conftest import SEOUL_OPERATOR, chromium, sign_in, violations
+from tests.conftest import RunningStack
+
+pytestmark = pytest.mark.xdist_group("stack")
+
+
+@pytest.fixture
+def page(stack: RunningStack) -> Iterator[Page]:
+    """The deployed page, before anybody has signed in."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        opened = browser.new_context(**SEOUL_OPERATOR).new_page()
+        opened.goto(f"{stack.base_url}/dashboard")
+        yield opened
+        browser.close()
+
+
+def ask(stack: RunningStack, key: str, **fields: Any) -> None:
+    body = {"model": "hyperclova-x-omni", "messages": [{"role": "user", "content": "안녕하세요?"}], **fields}
+    answer = httpx.post(
+        f"{stack.base_url}/chat/completions",
+        json=body,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=30,
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def rows(stack: RunningStack) -> list[Row]:
+    pages = stack.aws("dynamodb").get_paginator("scan").paginate(TableName=stack.ledger_table, ConsistentRead=True)
+    return [from_item(item) for found in pages for item in found["Items"]]
+
+
+def won(pico_usd: int, krw_per_usd: int) -> str:
+    return f"₩{pico_usd * krw_per_usd / 10**12:,.2f}"
+
+
+def test_a_request_is_on_the_page_with_its_cost(stack: RunningStack, page: Page) -> None:
+    """From the provider's bill through ledger and usage API to what a person reads."""
+    key = stack.new_api_key("대시보드 시험")
+    ask(stack, key, user="user-7")
+    ask(stack, key, user="user-7", stream=False, max_tokens=40)
+    written = rows(stack)
+    sign_in(page, stack.gateway.admin_key)
+    expect(page.locator("#kpi-requests strong")).to_have_text(f"{len(written):,}")
+    newest = max(written, key=lambda row: row.request_id)
+    page.locator("#recent .toggle").first.click()
+    details = page.locator("#recent .details:visible")
+    expect(details).to_contain_text(newest.request_id)
+    expect(details).to_contain_text(won(newest.cost_pico_usd, 1400))
+    expect(details).to_contain_text(newest.attempts[0].deployment)
+    expect(page.locator("#keys")).to_contain_text("대시보드 시험")
+    assert violations(page) == []
+
+
+def test_an_apps_key_sees_its_own_requests_only(stack: RunningStack, page: Page) -> None:
+    key = stack.new_api_key("하나뿐인 앱")
+    ask(stack, key)
+    sign_in(page, key)
+    expect(page.locator(".scope")).to_contain_text("하나뿐인 앱")
+    expect(page.locator("#kpi-requests strong")).to_have_text("1")
+    expect(page.locator("#recent .summary")).to_have_count(1)
+
+
+def test_the_sample_has_the_shape_of_the_real_answer(stack: RunningStack) -> None:
+    """What the other browser tests show the page is what the gateway would send."""
+    ask(stack, stack.new_api_key("shape"), user="user-1")
+    answer = httpx.get(
+        f"{stack.base_url}/usage/summary",
+        headers={"Authorization": f"Bearer {stack.gateway.admin_key}"},
+        timeout=30,
+        trust_env=False,
+    )
+    assert answer.status_code == 200
+    real, made_up = answer.json(), sample.summary()
+    assert set(made_up) - set(real) == set()
+    for name in ("today", "month"):
+        assert set(made_up[name]) - set(real[name]) == set(), name
+    for name in ("days", "hours", "keys", "users", "recent"):
+        assert set(made_up[name][-1]) - set(real[name][-1]) == set(), name
+    assert set(made_up["recent"][3]["attempts"][-1]) - set(real["recent"][0]["attempts"][0]) == set()

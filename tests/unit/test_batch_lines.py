@@ -1,0 +1,195 @@
+"""One line: what each failure means, and that a paid answer is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from naru.batch_lines import MAX_LOSSES, MAX_TRIES, Line, Lines, Ran
+from naru.batch_progress import LineState
+from naru.batch_results import unpack
+from naru.batch_store import Batch
+from naru.completions import Answer, Call
+from naru.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    NaruError,
+    PermissionDeniedError,
+    ProviderRejectedError,
+    QuotaExceededError,
+    RateLimitedError,
+    StoreUnavailableError,
+    UpstreamTimeoutError,
+    UpstreamUnavailableError,
+)
+from naru.keys import Proven
+from tests.batch_world import KEY, World, batch_world
+
+
+class Scripted:
+    """A use case that does as it is told."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self.outcomes = list(outcomes)
+        self.calls: list[Call] = []
+
+    async def create(self, call: Call) -> Answer:
+        self.calls.append(call)
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if outcome is not None:
+            raise outcome
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        return Answer(json.dumps({"id": "x", "usage": usage}).encode(), {"x-naru-attempts": "1"})
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with batch_world() as world:
+        yield world
+
+
+@pytest.fixture
+def batch(world: World) -> Batch:
+    return world.started(1)
+
+
+def line_of(world: World, batch: Batch, state: LineState | None = None) -> Line:
+    (first,) = world.reader.plan(batch)
+    ((_, content),) = world.reader.input_lines(batch, first)
+    return Line(content, state or LineState(0, None))
+
+
+def run(world: World, batch: Batch, line: Line, completions: Scripted, *, worker: str = "w") -> Ran:
+    lines = Lines(completions, world.progress, world.objects)  # type: ignore[arg-type]
+    return asyncio.run(lines.run(batch, line, worker=worker, patience_s=lambda: 30.0))
+
+
+def stored(world: World, batch: Batch) -> Any:
+    """The line of a file that the result is; None if there is none."""
+    found = list(world.progress.results(batch.batch_id, world.reader.plan(batch)[0]))
+    return json.loads(unpack(found[0]["content"])) if found else None
+
+
+def state(world: World, batch: Batch) -> LineState:
+    return world.progress.line_states(batch.batch_id, world.reader.plan(batch)[0])[0]
+
+
+def test_an_answer_is_stored_under_the_id_of_its_request(world: World, batch: Batch) -> None:
+    completions = Scripted()
+    assert run(world, batch, line_of(world, batch), completions).end == "stored"
+    (call,) = completions.calls
+    assert (call.authorization, call.batch_id) == (Proven(KEY), batch.batch_id)
+    result = stored(world, batch)
+    assert (result["custom_id"], result["error"]) == ("c0", None)
+    assert result["response"]["request_id"] == call.request_id
+    assert result["response"]["body"]["id"] == "x"
+    # It came again: there is a result, and nobody is called.
+    assert run(world, batch, line_of(world, batch), completions).end == "stored"
+    assert len(completions.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (QuotaExceededError("no"), "spent"),
+        (RateLimitedError("no", retry_after_s=7.0), "limited"),
+        (AuthenticationError("no"), "barred"),
+        (PermissionDeniedError("no", code="api_key_disabled"), "barred"),
+        (StoreUnavailableError("no"), "later"),
+        (UpstreamUnavailableError("no"), "later"),
+        (UpstreamTimeoutError("no"), "later"),
+        (RuntimeError("a defect"), "later"),
+    ],
+)
+def test_what_is_not_the_lines_fault_lets_it_wait(world: World, batch: Batch, error: Exception, end: str) -> None:
+    """It is nobody's then, and the next one who takes it counts no loss."""
+    ran = run(world, batch, line_of(world, batch), Scripted(error))
+    assert ran.end == end
+    assert ran.wait_s == 7.0 if end == "limited" else ran.wait_s < 10
+    found = state(world, batch)
+    assert (found.outcome, found.worker, found.losses) == (None, None, 0)
+    counted = isinstance(error, UpstreamUnavailableError | UpstreamTimeoutError | RuntimeError)
+    assert found.tries == (1 if counted else 0)
+    assert run(world, batch, line_of(world, batch, found), Scripted(), worker="other").end == "stored"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidRequestError("bad", param="temperature"), 400),
+        (ProviderRejectedError("refused by the filter", status=422, code="content_filter"), 422),
+        (PermissionDeniedError("not this model", code="model_not_allowed"), 403),
+        (RateLimitedError("more tokens than a minute has", hopeless=True), 429),
+    ],
+)
+def test_what_is_the_lines_fault_is_its_result(world: World, batch: Batch, error: NaruError, status: int) -> None:
+    assert run(world, batch, line_of(world, batch), Scripted(error)).end == "stored"
+    result = stored(world, batch)
+    assert (result["response"]["status_code"], result["error"]) == (status, None)
+    assert result["response"]["body"]["error"]["message"] == error.message
+    assert state(world, batch).outcome == "failed"
+
+
+def test_a_breaker_that_is_open_costs_no_try(world: World, batch: Batch) -> None:
+    closed = UpstreamUnavailableError("left alone for a moment", retry_after_s=5.0)
+    closed.should_retry = True
+    ran = run(world, batch, line_of(world, batch), Scripted(closed))
+    assert (ran.end, ran.wait_s, ran.overloaded) == ("later", 5.0, True)
+    assert state(world, batch).tries == 0
+
+
+def test_a_line_is_given_up_after_many_tries(world: World, batch: Batch) -> None:
+    line = line_of(world, batch, LineState(0, None, tries=MAX_TRIES - 1))
+    assert run(world, batch, line, Scripted(UpstreamUnavailableError("down"))).end == "stored"
+    assert stored(world, batch)["response"]["status_code"] == 503
+
+
+def test_a_line_whose_callers_die_is_counted_and_at_last_not_called(world: World, batch: Batch) -> None:
+    """What kills its worker must not kill all of them."""
+    completions = Scripted()
+    lost = LineState(0, None, losses=0, worker="dead", request_id="req_lost")
+    waits = run(world, batch, line_of(world, batch, lost), Scripted(StoreUnavailableError("no")))
+    assert waits.end == "later"
+    assert state(world, batch).losses == 1
+    doomed = replace(lost, losses=MAX_LOSSES)
+    assert run(world, batch, line_of(world, batch, doomed), completions).end == "stored"
+    assert completions.calls == []
+    assert stored(world, batch)["error"]["code"] == "worker_died"
+
+
+def test_a_stream_is_refused(world: World) -> None:
+    batch = world.started(1)
+    line = line_of(world, batch)
+    line.content = line.content.replace(b'"messages"', b'"stream":true,"messages"')
+    assert run(world, batch, line, Scripted()).end == "stored"
+    assert stored(world, batch)["response"]["body"]["error"]["param"] == "stream"
+
+
+def test_a_paid_answer_is_stored_when_the_store_is_back(
+    world: World, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses are real, but drawn from nothing."""
+    progress, failures = world.progress, [StoreUnavailableError("gone")] * 2
+    really = progress.store
+
+    def sometimes(*args: Any, **options: Any) -> bool:
+        if failures:
+            raise failures.pop()
+        return really(*args, **options)
+
+    monkeypatch.setattr(progress, "store", sometimes)
+
+    class Never:
+        def uniform(self, _low: float, _high: float) -> float:
+            return 0.0
+
+    lines = Lines(Scripted(), progress, world.objects, rng=Never())  # type: ignore[arg-type]
+    ran = asyncio.run(lines.run(batch, line_of(world, batch), worker="w", patience_s=lambda: 30.0))
+    assert ran.end == "stored"
+    assert failures == []
+    assert stored(world, batch)["custom_id"] == "c0"

@@ -1,0 +1,294 @@
+"""What a batch goes through: each step may be taken twice, by two at once, or by one who dies in the middle of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from naru.attributes import to_item
+from naru.batch_queue import Message
+from naru.batch_store import Batch
+from tests.accounts import CATALOG
+from tests.batch_world import KEY, OMNI, Died, World, batch_world, claim, store
+from tests.meters import USD, put_organisation
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with batch_world() as world:
+        yield world
+
+
+def is_open(world: World, batch: Batch) -> bool:
+    return (KEY, batch.batch_id) in set(world.store.open_batches())
+
+
+# ── Checking ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_checked_batch_is_in_progress_and_every_range_has_a_message(world: World) -> None:
+    batch = world.submit(5)
+    world.phases.check(batch, CATALOG)
+    messages = world.take()
+    assert [(m.do, m.range.first, m.range.count) for m in messages if m.range] == [
+        ("run", 0, 2),
+        ("run", 2, 2),
+        ("run", 4, 1),
+    ]
+    batch = world.read(batch)
+    assert (batch.phase, batch.model, batch.values["lines"], batch.ranges) == ("in_progress", OMNI, 5, 3)
+    # The message came again: the phase has moved on and all has been sent.
+    world.phases.check(batch, CATALOG)
+    assert world.take() == []
+
+
+def test_whoever_dies_while_checking_has_lost_nothing() -> None:
+    """At each call: the message comes again, and in the end each range has been sent."""
+    with batch_world(watched=True) as world:
+        for died_at in range(1, 100):
+            batch = world.submit(3)
+            world.revive()
+            world.die_at = died_at
+            try:
+                world.phases.check(batch, CATALOG)
+            except Died:
+                world.revive()
+                world.phases.check(world.read(batch), CATALOG)
+            else:
+                break
+            assert {message.range.index for message in world.take() if message.range} == {0, 1}
+            assert world.read(batch).phase == "in_progress"
+    assert 6 < died_at < 99
+
+
+def test_a_batch_cancelled_while_it_is_checked_is_not_started(world: World) -> None:
+    batch = world.submit(3)
+    assert world.store.cancel(batch, now_s=5)
+    world.phases.check(batch, CATALOG)
+    assert [message.do for message in world.take()] == ["finish"]
+    assert world.phases.finish(world.read(batch)) is None
+    ended = world.read(batch)
+    assert (ended.phase, ended.values.get("output_file_id"), is_open(world, batch)) == ("cancelled", None, False)
+
+
+@pytest.mark.parametrize(("budget_usd", "phase"), [(1, "in_progress"), (0, "failed")])
+def test_a_batch_may_be_checked_against_the_budget(world: World, budget_usd: int, phase: str) -> None:
+    """If it asks for that; the worst case counts, and the organisation's budget as well as the key's."""
+    put_organisation(world.dynamodb, "MeterTable", budget_pico_usd=budget_usd * USD)
+    for check_budget in (True, False):
+        batch = world.submit(3, **({"check_budget": True} if check_budget else {}))
+        world.phases.check(batch, CATALOG)
+        read = world.read(batch)
+        assert read.phase == (phase if check_budget else "in_progress")
+        if read.phase == "failed":
+            (error,) = read.values["errors"]
+            assert (error["code"], error["param"]) == ("insufficient_quota", "check_budget")
+            assert "0 USD" in error["message"]
+
+
+def test_a_batch_without_its_file_fails(world: World) -> None:
+    batch = world.submit(1)
+    world.objects.delete(batch.input_object)
+    world.phases.check(batch, CATALOG)
+    assert world.read(batch).values["errors"][0]["code"] == "invalid_input_file"
+    assert [(told["id"], told["status"]) for told in world.told()] == [(batch.batch_id, "failed")]
+    assert not is_open(world, batch)
+
+
+# ── Finishing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ready(world: World) -> Batch:
+    """A batch of three lines in two ranges; all have ended, the last one badly."""
+    batch = world.started(3)
+    for of in world.reader.plan(batch):
+        world.run_range(batch, of, failing=of.index)
+    return world.read(batch)
+
+
+def assert_finished(world: World, batch: Batch) -> None:
+    ended = world.read(batch)
+    assert ended.phase == "completed"
+    output, errors = world.file_lines(ended, "output"), world.file_lines(ended, "error")
+    assert [line["custom_id"] for line in output] == ["c0", "c1"]
+    assert [(line["custom_id"], line["error"]["code"]) for line in errors] == [("c2", "worker_died")]
+    assert (ended.values["completed"], ended.values["failed"]) == (2, 1)
+    assert ended.values["tokens"] == {"prompt": 20, "cached": 4, "completion": 10, "reasoning": 2}
+    assert not is_open(world, batch)
+
+
+def test_a_batch_is_finished_once_however_often_it_is_asked_for(world: World) -> None:
+    batch = ready(world)
+    for _ in range(3):
+        assert world.phases.finish(batch) is None
+        assert world.phases.finish(world.read(batch)) is None
+    assert_finished(world, batch)
+    assert [told["status"] for told in world.told()] == ["completed"]
+
+
+def test_whoever_dies_while_finishing_leaves_the_rest_to_the_next_one() -> None:
+    """At each call: the files are whole, the counts exact, and the end is told."""
+    with batch_world(watched=True) as world:
+        for died_at in range(1, 100):
+            batch = ready(world)
+            world.revive()
+            world.die_at = died_at
+            try:
+                world.phases.finish(batch)
+            except Died:
+                world.revive()
+                assert world.phases.finish(world.read(batch)) is None
+            else:
+                break
+            assert_finished(world, batch)
+            assert [told["status"] for told in world.told()] in (["completed"], ["completed"] * 2)
+    assert 12 < died_at < 99
+
+
+def test_a_batch_with_lines_left_is_not_finished(world: World) -> None:
+    batch = world.started(3)
+    world.run_range(batch, world.reader.plan(batch)[0])
+    assert world.phases.finish(world.read(batch)) is None
+    assert world.read(batch).phase == "in_progress"
+
+
+@pytest.mark.parametrize(("how", "code"), [("cancelled", "batch_cancelled"), ("expired", "batch_expired")])
+def test_an_early_end_waits_for_what_is_on_its_way(world: World, how: str, code: str) -> None:
+    """A worker that is alive is waited for; after its lease it counts as dead. What has a result keeps it."""
+    batch = world.started(6)
+    first, second, _ = world.reader.plan(batch)
+    world.run_range(batch, first)
+    claim(world, batch, second.index, worker="alive", lease_s=1.0)
+    store(world, batch, second.first)
+    if how == "cancelled":
+        assert world.store.cancel(batch, now_s=int(time.time()))
+    else:
+        world.offset_s = 2 * 86_400 - 0.001
+        key = to_item({"shelf": f"batches#{KEY}", "entry": batch.batch_id})
+        world.dynamodb.update_item(
+            TableName="BatchTable",
+            Key=key,
+            UpdateExpression="SET expires_at = :now",
+            ExpressionAttributeValues=to_item({":now": int(time.time())}),
+        )
+        world.offset_s = 0.0
+    wait_s = world.phases.finish(world.read(batch))
+    assert wait_s is not None
+    assert 0 < wait_s <= 1.2
+    # Nothing more begins meanwhile.
+    assert claim(world, batch, 2, worker="late") == "closed"
+    world.offset_s = 1.5
+    assert world.phases.finish(world.read(batch)) is None
+    ended = world.read(batch)
+    assert ended.phase == how
+    assert [line["custom_id"] for line in world.file_lines(ended, "output")] == ["c0", "c1", "c2"]
+    errors = world.file_lines(ended, "error")
+    assert [(line["custom_id"], line["error"]["code"]) for line in errors] == [(f"c{i}", code) for i in (3, 4, 5)]
+    assert (ended.values["completed"], ended.values["failed"]) == (3, 3)
+
+
+def test_results_are_read_while_the_batch_runs_and_when_it_has_ended(world: World) -> None:
+    batch = world.started(5)
+    world.run_range(batch, world.reader.plan(batch)[0], failing=1)
+    shown = world.reader.results(world.read(batch), 0, 4)
+    assert [(r["index"], r["custom_id"], r["status"]) for r in shown] == [
+        (0, "c0", "error"),
+        (1, "c1", "success"),
+        (2, "c2", "pending"),
+        (3, "c3", "pending"),
+    ]
+    world.store.cancel(batch, now_s=1)
+    world.phases.finish(world.read(batch))
+    shown = world.reader.results(world.read(batch), 3, 10)
+    assert [(r["custom_id"], r["error"]["code"]) for r in shown] == [
+        ("c3", "batch_cancelled"),
+        ("c4", "batch_cancelled"),
+    ]
+
+
+# ── Looking after them ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_batches_whose_message_was_lost_are_found(world: World) -> None:
+    """One was never checked, one has ended and nobody sent for its files, one hears nothing of its ranges."""
+    unchecked, finished, silent = world.submit(1), ready(world), world.started(3)
+    world.run_range(silent, world.reader.plan(silent)[0])
+    world.take()
+    assert world.phases.tend() == {"open": 3, "checked": 0, "finished": 1, "sent_anew": 0}
+    assert [(message.do, message.batch_id) for message in world.take()] == [("finish", finished.batch_id)]
+    world.phases.finish(finished)
+    world.offset_s = 3601
+    assert world.phases.tend() == {"open": 2, "checked": 1, "finished": 0, "sent_anew": 1}
+    found = {(m.do, m.batch_id, m.generation, m.range.index if m.range else None) for m in world.take()}
+    assert found == {("check", unchecked.batch_id, 0, None), ("run", silent.batch_id, 1, 1)}
+    # It was heard of now: not again the next time.
+    assert world.phases.tend()["sent_anew"] == 0
+    assert world.read(silent).generation == 1
+
+
+def test_a_batch_out_of_time_is_found(world: World) -> None:
+    batch = world.started(1)
+    world.offset_s = 86_401
+    assert world.phases.tend()["finished"] == 1
+    (message,) = world.take()
+    assert message == Message("finish", KEY, batch.batch_id)
+    world.phases.finish(world.read(batch))
+    assert world.read(batch).phase == "expired"
+
+
+def test_the_end_is_told_with_counts_and_without_content(world: World) -> None:
+    batch = ready(world)
+    world.phases.finish(batch)
+    (told,) = world.told()
+    assert told["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    assert told["output_file_id"]
+    text = str(told)
+    assert "from" not in text
+    assert "content" not in text
+
+
+def test_large_results_lie_in_s3_and_come_into_the_files(world: World) -> None:
+    from naru.batch_progress import LineState
+    from naru.batch_reader import result_name
+    from naru.batch_results import answered
+    from naru.pricing import Usage
+
+    batch = world.started(1)
+    claim(world, batch, 0)
+    body = b'{"text":"' + b"x" * 500_000 + b'"}'
+    usage = Usage(prompt_tokens=1, completion_tokens=1)
+    result = answered(batch.batch_id, 0, "c0", request_id="req_1", body=body, usage=usage)
+    assert world.progress.claim_line(batch, LineState(0, None), worker="w", request_id="req_1")
+    name = result_name(batch, 0, "req_1")
+    world.objects.put(name, result.content)
+    assert world.progress.store(batch, 0, request_id="req_1", result=result, object_name=name)
+    world.progress.end_range(batch, 0, worker="w", completed=1, failed=0, end_code=None)
+    world.phases.finish(world.read(batch))
+    (line,) = world.file_lines(world.read(batch), "output")
+    assert len(line["response"]["body"]["text"]) == 500_000
+
+
+def test_files_of_many_parts_are_written_part_by_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    import naru.objects
+
+    monkeypatch.setattr(naru.objects, "PART_BYTES", 5 << 20)
+    writer = world.objects.writer("31-days/k/f")
+    pieces = [bytes([65 + i]) * (1 << 20) for i in range(12)]
+    sizes: list[Any] = []
+    for piece in pieces:
+        writer.write(piece)
+        sizes.append(len(writer._buffer))
+    writer.close()
+    assert max(sizes) < 6 << 20
+    assert world.objects.read("31-days/k/f") == b"".join(pieces)
+    assert world.objects.size("31-days/k/f") == writer.size_bytes == 12 << 20
+    aborted = world.objects.writer("31-days/k/g")
+    aborted.write(b"x" * (6 << 20))
+    aborted.abort()
+    with suppress(KeyError):
+        assert not world.s3.list_multipart_uploads(Bucket="files")["Uploads"]
+    assert world.objects.size("31-days/k/g") is None

@@ -1,0 +1,224 @@
+"""Many lines at once: how many, for how long, and what is left over. Tables are moto's; the provider is a script."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from naru.batch_jobs import Job, RangeRun
+from naru.batch_lines import Ran
+from naru.batch_pool import Pool
+from naru.batch_queue import Message
+from naru.batch_store import Batch
+from tests.batch_doubles import Known, Script, Sharing
+from tests.batch_world import KEY, World, batch_world, claim, store
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with batch_world() as world:
+        yield world
+
+
+def pool_of(world: World, script: Any, sharing: Any, **options: Any) -> Pool:
+    settings: dict[str, Any] = {
+        "deployment": "holysheep/hyperclova-x-omni",
+        "worker": "me",
+        "lines": script,
+        "progress": world.progress,
+        "batches": world.store,
+        "reader": world.reader,
+        "health": sharing,
+        "meters": Known(world),
+        "most_lines": 64,
+        "lease_s": 60.0,
+        "remaining_s": lambda: 800.0,
+        "stop_s": 150.0,
+    }
+    return Pool(**(settings | options))
+
+
+def runs_of(world: World, batch: Batch) -> list[RangeRun]:
+    job = Job(batch)
+    return [RangeRun(Message("run", KEY, batch.batch_id, 0, of), of, job) for of in world.reader.plan(batch)]
+
+
+def go(pool: Pool, runs: list[RangeRun], patience_s: float = 20.0) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(patience_s):
+            await pool.run(runs)
+
+    asyncio.run(main())
+
+
+def test_all_ranges_end_and_the_share_is_given_back(world: World) -> None:
+    batch = world.started(7)
+    script, sharing, runs = Script(world), Sharing(), runs_of(world, batch)
+    go(pool_of(world, script, sharing), runs)
+    assert all(run.over for run in runs)
+    assert sorted(script.ran) == list(range(7))
+    read = world.read(batch)
+    assert (read.ranges_ended, read.values["completed"], read.values["failed"]) == (4, 7, 0)
+    assert sharing.let_go_of
+    assert max(sharing.wanted) == 7
+
+
+def test_the_share_may_change_while_lines_run(world: World) -> None:
+    """A third more than slots are on their way, since only the call takes one; never more than that."""
+    batch = world.started(24)
+    shares = iter([1, 1, 8, 8, 8, 2])
+    script = Script(world, pause_s=0.02)
+    go(pool_of(world, script, Sharing(lambda: next(shares, 4))), runs_of(world, batch))
+    assert 4 < script.most <= 8 + 3
+    assert world.read(batch).values["completed"] == 24
+
+
+def test_a_line_with_a_result_is_not_run_again(world: World) -> None:
+    batch = world.started(4)
+    store(world, batch, 1)
+    script, runs = Script(world), runs_of(world, batch)
+    go(pool_of(world, script, Sharing()), runs)
+    assert sorted(script.ran) == [0, 2, 3]
+    # The messages came again.
+    again = Script(world)
+    go(pool_of(world, again, Sharing()), second := runs_of(world, batch))
+    assert again.ran == []
+    assert all(run.over for run in second)
+    assert world.read(batch).values["completed"] == 4
+
+
+def test_without_a_share_everything_is_left_over_at_once(world: World) -> None:
+    """A paid function does not wait for a provider that rests."""
+    batch = world.started(4)
+    script, runs = Script(world), runs_of(world, batch)
+    began_s = time.monotonic()
+    go(pool_of(world, script, Sharing(lambda: 0, retry_after_s=30.0)), runs)
+    assert time.monotonic() - began_s < 3
+    assert script.ran == []
+    assert all(run.wait_s is not None and 25 < run.wait_s <= 30 for run in runs)
+    assert claim(world, batch, 0, worker="other") == "claimed"
+
+
+def test_a_key_at_its_limit_is_waited_for_in_the_queue(world: World) -> None:
+    batch = world.started(4)
+    script = Script(world, say=lambda index: Ran("limited", 20.0) if index else None)
+    runs = runs_of(world, batch)
+    go(pool_of(world, script, Sharing(lambda: 1)), runs)
+    assert all(run.wait_s is not None and 15 < run.wait_s <= 20 for run in runs)
+    assert world.progress.line_states(batch.batch_id, runs[0].of)[0].outcome == "completed"
+    assert claim(world, batch, 0, worker="other") == "claimed"
+
+
+def test_a_line_that_failed_is_tried_again_here_if_that_is_soon(world: World) -> None:
+    batch = world.started(2)
+    failed: set[int] = set()
+
+    def once(index: int) -> Ran | None:
+        if index in failed:
+            return None
+        failed.add(index)
+        return Ran("later", 0.05)
+
+    script = Script(world, say=once)
+    go(pool_of(world, script, Sharing()), runs := runs_of(world, batch))
+    assert sorted(script.ran) == [0, 0, 1, 1]
+    assert all(run.over for run in runs)
+
+
+def test_a_range_of_another_worker_is_left_to_it(world: World) -> None:
+    batch = world.started(4)
+    claim(world, batch, 0, worker="other")
+    go(pool_of(world, Script(world), Sharing()), runs := runs_of(world, batch))
+    assert (runs[0].over, runs[0].wait_s) == (False, 60.0)
+    assert runs[1].over
+
+
+def test_the_end_of_the_budget_is_believed_only_of_a_line_that_is_alone(world: World) -> None:
+    """What others hold may be what is missing: they end first, then one is tried by itself."""
+    batch = world.started(6)
+    script = Script(world, pause_s=0.01)
+
+    def say(index: int) -> Ran | None:
+        # Two lines fit, one after the other; with more in flight nothing does.
+        if sum(state.outcome is not None for of in plan for state in states(world, batch, of)) >= 2:
+            return Ran("spent")
+        return Ran("spent") if script.inside else None
+
+    plan = world.reader.plan(batch)
+    script.say = say
+    go(pool_of(world, script, Sharing()), runs := runs_of(world, batch))
+    assert all(run.over for run in runs)
+    read = world.read(batch)
+    assert (read.is_spent, read.values["completed"], read.values["failed"]) == (True, 2, 4)
+    codes = {state.end_code for state in world.progress.range_states(batch.batch_id).values()}
+    assert codes - {None} == {"insufficient_quota"}
+
+
+def states(world: World, batch: Batch, of: Any) -> Any:
+    return world.progress.line_states(batch.batch_id, of).values()
+
+
+def test_a_batch_whose_budget_ended_elsewhere_is_not_called_for(world: World) -> None:
+    batch = world.started(3)
+    world.store.set(batch, spent=True)
+    script = Script(world)
+    go(pool_of(world, script, Sharing()), runs_of(world, world.read(batch)))
+    assert script.ran == []
+    assert world.read(batch).values["failed"] == 3
+
+
+def test_a_cancelled_batch_begins_nothing_more(world: World) -> None:
+    batch = world.started(30)
+    script = Script(world, pause_s=0.3)
+
+    def say(index: int) -> Ran | None:
+        world.store.cancel(batch, now_s=1)
+        return None
+
+    script.say = say
+    go(pool_of(world, script, Sharing(lambda: 2)), runs := runs_of(world, batch))
+    assert all(run.over for run in runs)
+    assert len(script.ran) < 30
+    assert all(state.until_ms == 0 for state in world.progress.range_states(batch.batch_id).values())
+
+
+def test_before_the_functions_time_is_over_nothing_begins(world: World) -> None:
+    """What is on its way ends and is stored; the rest goes back at once."""
+    batch = world.started(6)
+    began_s = time.monotonic()
+    script = Script(world, pause_s=0.2)
+    pool = pool_of(
+        world, script, Sharing(lambda: 2), remaining_s=lambda: 0.15 - (time.monotonic() - began_s), stop_s=0.0
+    )
+    go(pool, runs := runs_of(world, batch))
+    assert len(script.ran) <= 3
+    assert [run.wait_s for run in runs if run.wait_s is not None]
+    assert sum(state.outcome == "completed" for of in world.reader.plan(batch) for state in states(world, batch, of)) == len(script.ran)  # fmt: skip
+
+
+def test_a_key_keeps_a_part_of_what_it_may_do_at_once(world: World) -> None:
+    batch = world.started(12)
+    script = Script(world, pause_s=0.02)
+    pool = pool_of(world, script, Sharing(lambda: 10), meters=Known(world, max_parallel=5))
+    go(pool, runs_of(world, batch))
+    assert script.most == 4
+
+
+def test_a_worker_that_lost_its_range_leaves_the_rest_of_it(world: World) -> None:
+    batch = world.started(2)
+    runs = runs_of(world, batch)
+    pool = pool_of(world, Script(world), Sharing(), lease_s=0.0)
+
+    async def main() -> None:
+        pool._ranges = runs
+        await pool._open(runs[0])
+        assert claim(world, batch, 0, worker="other") == "claimed"
+        await pool.renew()
+
+    asyncio.run(main())
+    assert runs[0].wait_s is not None
+    assert not runs[0].lines
