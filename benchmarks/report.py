@@ -90,7 +90,7 @@ def _million(measured: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _table(found: dict[str, Any]) -> str:
-    million, read_usd = found["million"], float(REGIONS["ap-northeast-2"].dynamodb_read_million_usd)
+    million, read_usd = found["million"], float(REGIONS["ap-northeast-2"].read_units_per_million)
     rows = [
         (f"{each['rows']:,}", f"{each['cpu_s']:.1f}", f"{each['peak_mb']:.0f}", f"{each['roll_up_kb']:.0f}", f"{each['rows'] * each['row_bytes'] / _UNIT_BYTES:,.0f}", f"{each['rows'] * each['row_bytes'] / _UNIT_BYTES * read_usd / _MILLION:.4f}")
         for each in found["measured"]

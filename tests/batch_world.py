@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -211,6 +212,9 @@ def batch_world(*, watched: bool = False) -> Iterator[World]:
             "config": Config(retries={"total_max_attempts": 1}),
         }
         s3, sqs, sns = boto3.client("s3", **options), boto3.client("sqs", **options), boto3.client("sns", **options)
+        lock = threading.Lock()
+        for each in (dynamodb, s3, sqs, sns):
+            _one_at_a_time(each, lock)
         s3.create_bucket(Bucket="files", CreateBucketConfiguration={"LocationConstraint": "ap-northeast-2"})
         queue = sqs.create_queue(QueueName="batches")["QueueUrl"]
         told = sqs.create_queue(QueueName="told")["QueueUrl"]
@@ -223,3 +227,14 @@ def batch_world(*, watched: bool = False) -> Iterator[World]:
         yield world
         for client in (s3, sqs, sns):
             client.close()
+
+
+def _one_at_a_time(client: Any, lock: threading.Lock) -> None:
+    """Moto copies its tables for a transaction, and fails where another thread writes meanwhile."""
+    really = client._make_api_call
+
+    def call(operation: str, parameters: Any) -> Any:
+        with lock:
+            return really(operation, parameters)
+
+    client._make_api_call = call

@@ -22,6 +22,7 @@ from naru.batch_store import BatchStore
 from naru.batch_worker import BatchWorker
 from naru.catalog_source import CatalogSource
 from naru.completions import Completions
+from naru.crossings import Crossings
 from naru.event_loop import EventLoop
 from naru.file_store import FileStore
 from naru.ledger import Ledger
@@ -49,6 +50,9 @@ meters = Meters(
     settings.meter_table,
     settings.time_zone,
     organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
+    on_spent=Crossings(
+        lambda: boto3.client("lambda", config=aws), settings.alerts_function, settings.alert_thresholds
+    ).notice,
 )
 catalogs = CatalogSource(settings.catalog_uri, lambda: boto3.client("s3", config=aws))
 health = PacedHealth(dynamodb, settings.health_table)

@@ -14,6 +14,7 @@ from botocore.config import Config
 from naru import metrics, models, sse, streaming_runtime
 from naru.catalog_source import CatalogSource
 from naru.completions import Answer, Call, Completions
+from naru.crossings import Crossings
 from naru.event_loop import EventLoop
 from naru.health import Health
 from naru.http_api import RestApi, raw_body
@@ -45,6 +46,9 @@ meters = Meters(
     settings.meter_table,
     settings.time_zone,
     organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
+    on_spent=Crossings(
+        lambda: boto3.client("lambda", config=aws), settings.alerts_function, settings.alert_thresholds
+    ).notice,
 )
 http = new_http_client()
 completions = Completions(

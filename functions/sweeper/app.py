@@ -12,6 +12,7 @@ import boto3
 from aws_lambda_powertools import Logger
 
 from naru import report_metrics
+from naru.crossings import Crossings
 from naru.ledger import Ledger
 from naru.meter import Meters
 from naru.settings import Settings
@@ -28,6 +29,7 @@ sweeper = Sweeper(
         settings.meter_table,
         settings.time_zone,
         organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
+        on_spent=Crossings(lambda: boto3.client("lambda"), settings.alerts_function, settings.alert_thresholds).notice,
     ),
     Ledger(dynamodb, settings.ledger_table, settings.time_zone),
 )

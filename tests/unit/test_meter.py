@@ -22,7 +22,7 @@ from naru.errors import (
 )
 from naru.keys import new_key_id, new_secret
 from naru.meter import Admission, Meters
-from naru.meter_state import UNLIMITED, Limits
+from naru.meter_state import UNLIMITED, Limits, Meter
 from naru.request_ids import arrived_at_ms, new_request_id
 from tests.meters import USD, meter, put_key
 from tests.moto_tables import tables
@@ -108,6 +108,24 @@ def test_settling_twice_charges_once(dynamodb: Any, new_gate: NewGate) -> None:
     gate.settle(admission, cost=USD)
     Gate(dynamodb, gate.secret).settle(admission, cost=USD)
     assert meter(dynamodb, key).spent_pico_usd("2026-11") == USD
+
+
+def test_whoever_listens_hears_of_each_cost_once_with_the_meter_as_it_left_it(dynamodb: Any, new_gate: NewGate) -> None:
+    key, gate = new_gate(budget_pico_usd=10 * USD)
+    heard: list[tuple[str, str, int, int]] = []
+
+    async def listen(meter: Meter, month: str, cost_pico_usd: int) -> None:
+        heard.append((meter.id, month, cost_pico_usd, meter.spent_pico_usd(month)))
+
+    gate.meters = Meters(dynamodb, "MeterTable", SEOUL, organisation_budget_pico_usd=UNLIMITED, on_spent=listen)
+    released = gate.admit()
+    asyncio.run(gate.meters.release(released))
+    before = [gate.admit(), gate.admit()]
+    for admission in (*before, before[0]):
+        gate.settle(admission, cost=USD)
+    of_key = [(month, cost, spent) for meter_id, month, cost, spent in heard if meter_id == key]
+    assert of_key == [("2026-11", USD, USD), ("2026-11", USD, 2 * USD)]
+    assert len([meter_id for meter_id, *_ in heard if meter_id == "organisation"]) == 2
 
 
 def test_a_repeated_admission_changes_nothing(dynamodb: Any, new_gate: NewGate) -> None:

@@ -41,7 +41,7 @@ class Crossings:
         self._thresholds = thresholds
         self._made: LambdaClient | None = None
 
-    async def notice(self, meter: Meter, month: str, *, cost_pico_usd: int) -> int | None:
+    async def notice(self, meter: Meter, month: str, cost_pico_usd: int) -> int | None:
         """Looks at a meter as the settling write left it; the threshold that this cost crossed.
 
         Never raises: the request has been answered and paid for.
