@@ -54,9 +54,9 @@ async def gateway(
     """Start everything, in order, and stop it when the context is left.
 
     `folder` takes the logs and the emulator's files. `provider_keys` is the content of the secret, by the catalog's
-    `secret`. `max_processes` bounds the processes of one function (else NARU_HANDLER_PROCESSES, else 8; of those that take messages
-    NARU_BATCH_PROCESSES, else 2). `parameters` are more of the template's. With
-    `enforce_iam` the functions have the permissions of their roles and no more. `say` is told of the progress.
+    `secret`. `max_processes` bounds the processes of one function (else NARU_HANDLER_PROCESSES, else 8; of those that
+    take messages NARU_BATCH_PROCESSES, else 2). `parameters` are more of the template's. With `enforce_iam` the functions
+    have the permissions of their roles and no more. `say` is told of the progress.
     Raises EmulatorError, PoolError, and OSError when the port is taken.
     """
     logs = folder / "logs"

@@ -42,8 +42,8 @@ DAYS = 30
 SEOUL = ZoneInfo("Asia/Seoul")
 SEED = 20
 REQUESTS_A_DAY = 260
-_OUTAGE_DAYS_AGO, _OUTAGE_HOURS = 12, range(14, 17)
-_SPIKE_DAYS_AGO, _SPIKE_HOURS = 5, range(20, 23)
+OUTAGE_DAYS_AGO, _OUTAGE_HOURS = 12, range(14, 17)
+SPIKE_DAYS_AGO, _SPIKE_HOURS = 5, range(20, 23)
 _BATCH_PUT = 25
 
 
@@ -92,7 +92,7 @@ def rows(keys: list[Key], *, today: date, now_ms: int, zone: ZoneInfo, days: int
             mean = REQUESTS_A_DAY * scale * key.app.share * weekend * growth
             for _ in range(max(0, round(rng.gauss(mean, 0.08 * mean)))):
                 yield from _until(now_ms, _request(rng, models, key, day=day, today=today, zone=zone))
-            if (today - day).days == _SPIKE_DAYS_AGO and key.app.name == APPS[1].name:
+            if (today - day).days == SPIKE_DAYS_AGO and key.app.name == APPS[1].name:
                 for _ in range(round(1.4 * REQUESTS_A_DAY * scale)):
                     hour = rng.choice(_SPIKE_HOURS) + rng.random()
                     yield from _until(now_ms, _request(rng, models, key, day=day, today=today, zone=zone, hour=hour))
@@ -108,7 +108,7 @@ def _request(rng: random.Random, models: Catalog, key: Key, *, day: date, today:
         hour = rng.gauss(*app.hours) % 24
     at_ms = day_start_ms(day, zone) + int(hour * 3_600_000)
     asked = rng.choices([*app.models], [*app.models.values()])[0]
-    is_out = (today - day).days == _OUTAGE_DAYS_AGO and int(hour) in _OUTAGE_HOURS
+    is_out = (today - day).days == OUTAGE_DAYS_AGO and int(hour) in _OUTAGE_HOURS
     story = _story(rng, models, asked, is_out=is_out)
     served = models.model(story.model)
     deployment = next(each for each in served.deployments if each.name == story.deployment)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -65,6 +66,7 @@ def main() -> int:
         history.write(running.stack)
         give_room(running)
         take(chromium, running, SHOTS)
+        take_mail(chromium, running)
     return 0
 
 
@@ -75,6 +77,25 @@ def a_gateway() -> Iterator[Gateway]:
         folder = Path(name)
         with in_thread(lambda: gateway(folder=folder, provider_base_urls={}, provider_keys={})) as running:
             yield running
+
+
+def take_mail(chromium: str, running: Gateway) -> None:
+    """The daily report as it comes by mail, of the day of the spike: ``report-mail.png``."""
+    day = datetime.now(history.SEOUL).date() - timedelta(days=history.SPIKE_DAYS_AGO)
+    mail = httpx.get(
+        f"{running.base_url}/usage/reports/{day}",
+        params={"format": "html", "language": "ko"},
+        headers={"Authorization": f"Bearer {running.admin_key}"},
+        timeout=_PATIENCE_MS / 1000,
+        trust_env=False,
+    ).raise_for_status()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 720, "height": 900})
+        page.set_content(mail.text)
+        page.screenshot(path=IMAGES / "report-mail.png", full_page=True)
+        browser.close()
+    print("docs/images/report-mail.png", flush=True)
 
 
 def give_room(running: Gateway) -> None:

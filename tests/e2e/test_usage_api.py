@@ -19,15 +19,19 @@ import pytest
 
 from local import history
 from local.handler_pool import HandlerPool
+from naru import cli
 from naru.amounts import read_json, to_pico_usd
 from naru.attributes import from_item, to_item
+from naru.business_time import business_day
+from naru.crossings import Crossings
 from naru.ledger import Row
 from naru.ledger import from_item as row_of
 from naru.pricing import PICO_PER_USD
 from naru.report_store import ReportStore
 from tests.accounts import OMNI
 from tests.conftest import RunningStack
-from tests.meters import put_key
+from tests.e2e.test_iam import client_of
+from tests.meters import meter, put_key
 from tests.usage_world import SEOUL, row
 
 pytestmark = pytest.mark.xdist_group("stack")
@@ -80,9 +84,11 @@ def told(stack: RunningStack) -> Iterator[Any]:
     sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
     sns.subscribe(TopicArn=stack.gateway.stack.outputs["AlertsTopic"], Protocol="sqs", Endpoint=arn)
 
-    def receive() -> list[dict[str, Any]]:
-        found = []
-        while batch := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+    def receive(wait_s: int = 0) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while batch := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=wait_s).get(
+            "Messages"
+        ):
             for message in batch:
                 found.append(json.loads(message["Body"]))
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
@@ -191,6 +197,25 @@ def test_the_alerts_function_tells_once_and_makes_roll_ups(stack: RunningStack, 
     assert told() == []
 
 
+def test_a_request_that_crosses_a_threshold_has_it_told_within_seconds(stack: RunningStack, told: Any) -> None:
+    """By the chat function's role, through Lambda, to the alerts function and its topic."""
+    told()
+    secret = budgeted(stack, "crossing")
+    spend(stack, secret, 0.8)
+    environment = stack.gateway.stack.functions["ChatFunction"].environment
+    client = client_of(stack, "ChatFunction", "lambda")
+    thresholds = [int(percent) for percent in environment["NARU_ALERT_THRESHOLDS"].split(",")]
+    crossings = Crossings(lambda: client, environment["NARU_ALERTS_FUNCTION"], thresholds)
+    month = datetime.now(SEOUL).strftime("%Y-%m")
+    settled = meter(stack.aws("dynamodb"), f"key#{key_id(secret)}", stack.meter_table)
+    assert asyncio.run(crossings.notice(settled, month, cost_pico_usd=PICO_PER_USD)) == 80
+    until_s = time.monotonic() + 20
+    messages: list[dict[str, Any]] = []
+    while not messages and time.monotonic() < until_s:
+        messages = told(wait_s=1)
+    assert [message["Subject"] for message in messages] == [f"[Naru] 80 % of the budget of crossing is spent ({month})"]
+
+
 def test_an_alert_is_claimed_by_one_of_a_hundred(stack: RunningStack) -> None:
     """On the emulator's DynamoDB, from twenty threads at once."""
     store = ReportStore(stack.aws("dynamodb"), stack.gateway.stack.outputs["ReportTable"])
@@ -223,3 +248,39 @@ def test_the_daily_report_is_stored_and_told(stack: RunningStack, told: Any, tmp
     assert pico(next(each for each in shown["by_key"] if each["key_id"] == "key_yesterday")["cost_usd"]) == made.cost_pico_usd  # fmt: skip
     assert get(stack, "usage/reports/yesterday", format="html").text.startswith("<!DOCTYPE html>")
     assert "나루" in get(stack, "usage/reports/yesterday", format="text", language="ko").text
+
+
+def naru(stack: RunningStack, *arguments: str) -> int:
+    return cli.main([*arguments, "--base-url", stack.base_url, "--admin-key", stack.gateway.admin_key])
+
+
+def test_the_command_shows_reports_in_every_form(
+    stack: RunningStack, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    chat(stack, stack.new_api_key("command"))
+    today = datetime.now(SEOUL).date().isoformat()
+    cost = sum(
+        each.cost_pico_usd for each in rows(stack) if business_day(each.arrived_at_ms, SEOUL).isoformat() == today
+    )
+    assert naru(stack, "report", "--date", today, "--format", "json") == 0
+    assert pico(read_json(capsys.readouterr().out)["total"]["cost_usd"]) == cost
+    assert naru(stack, "report", "--date", today, "--language", "ko") == 0
+    table = capsys.readouterr().out
+    assert all(words in table for words in ("비용", "키별", "command", "일별 비용"))
+    assert naru(stack, "report", "--date", today, "--format", "csv") == 0
+    lines = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert sum(int(line["cost_pico_usd"]) for line in lines) == cost
+    file = tmp_path / "month.html"
+    assert naru(stack, "report", "--month", today[:7], "--format", "html", "--output", str(file)) == 0
+    assert file.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert naru(stack, "report") == 0
+    assert naru(stack, "report", "--date", "2199-01-01") == 1
+    assert "has not begun yet" in capsys.readouterr().err
+    assert naru(stack, "report", "--output", "x.txt") == 2
+
+
+def test_the_command_sends_a_test_alert(stack: RunningStack, told: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    told()
+    assert naru(stack, "alerts", "test") == 0
+    assert "AlertsTopic" in capsys.readouterr().err
+    assert [message["Subject"] for message in told()] == ["[Naru] Test of the alerts"]

@@ -97,7 +97,7 @@ def test_without_a_share_everything_is_left_over_at_once(world: World) -> None:
     script, runs = Script(world), runs_of(world, batch)
     began_s = time.monotonic()
     go(pool_of(world, script, Sharing(lambda: 0, retry_after_s=30.0)), runs)
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 20
     assert script.ran == []
     assert all(run.wait_s is not None and 25 < run.wait_s <= 30 for run in runs)
     assert claim(world, batch, 0, worker="other") == "claimed"

@@ -136,7 +136,7 @@ def _name(line: Mapping[str, Any], field: str) -> str:
 def _row(voice: Voice, line: Mapping[str, Any], name: str, whole: Decimal) -> list[str]:
     cost = Decimal(line["cost_usd"])
     share = percent(float(cost / whole)) if whole else "-"
-    return [name, f"{voice.usd(cost)} USD", share, f"{number(line['requests'])} {voice.say('requests').lower()}"]
+    return [name, f"{voice.usd(cost)} USD", share, voice.say("requests_cell", count=number(line["requests"]))]
 
 
 def _title(voice: Voice, report: Mapping[str, Any]) -> str:
@@ -155,6 +155,7 @@ _FONT = "font-family:-apple-system,'Segoe UI','Apple SD Gothic Neo','Malgun Goth
 _INK, _PALE, _LINE, _BAR, _BAD = "#14213d", "#5b6478", "#e3e7ee", "#2a6f97", "#b3261e"
 _CELL = f"padding:4px 8px 4px 0;border-bottom:1px solid {_LINE};vertical-align:top"
 _BAR_WIDTH = 320
+_WIDTHS = ("50%", "20%", "12%", "18%")
 
 
 def html(report: Mapping[str, Any], language: Language) -> str:
@@ -233,7 +234,8 @@ def _group(heading: str, rows: Sequence[Sequence[str]]) -> str:
     lines = "".join(
         "<tr>"
         + "".join(
-            f'<td align="{"left" if index == 0 else "right"}" style="{_CELL};word-break:break-word">{_e(cell)}</td>'
+            f'<td align="{"left" if index == 0 else "right"}" width="{_WIDTHS[index]}" '
+            f'style="{_CELL};word-break:break-word">{_e(cell)}</td>'
             for index, cell in enumerate(row)
         )
         + "</tr>"

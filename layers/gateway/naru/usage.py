@@ -207,20 +207,25 @@ class Usage:
         return rolled
 
     def roll_up_day(self, day: date) -> list[Hour]:
-        """Makes the roll-ups of a day and its hours from its rows, over those there are. For a day that is closed."""
-        found = self.fold(day)
-        hours = hours_of(day, self.zone)
+        """Makes the roll-ups of a day and its hours from its rows, over those there are. For a day that is closed.
+
+        Hour by hour, so that no more than one of them and the day are in memory.
+        """
+        hours, whole = hours_of(day, self.zone), Tally()
         for hour in hours:
-            self.store.put_tally(f"hours#{day}", f"{hour.index:02}", found[hour.index])
-        self.store.put_tally(f"days#{month_of(day)}", f"{day.day:02}", merged(found.values()))
+            whole.merge(self._roll_up_hour(hour))
+        self.store.put_tally(f"days#{month_of(day)}", f"{day.day:02}", whole)
         return hours
+
+    def _roll_up_hour(self, hour: Hour) -> Tally:
+        found = self.fold(hour.day, start_ms=hour.start_ms(self.zone), end_ms=hour.end_ms(self.zone))
+        self.store.put_tally(f"hours#{hour.day}", f"{hour.index:02}", found[hour.index])
+        return found[hour.index]
 
     def _roll_up_hours(self, day: date, begin_ms: int, closed_ms: int) -> list[Hour]:
         closed = [
             hour for hour in hours_of(day, self.zone) if hour.start_ms(self.zone) >= begin_ms and hour.end_ms(self.zone) <= closed_ms
         ]  # fmt: skip
-        if closed:
-            found = self.fold(day, start_ms=begin_ms, end_ms=closed[-1].end_ms(self.zone))
-            for hour in closed:
-                self.store.put_tally(f"hours#{day}", f"{hour.index:02}", found[hour.index])
+        for hour in closed:
+            self._roll_up_hour(hour)
         return closed
