@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import batch, cold_start, cost, faults, first_token, ledger, overhead, storm
+from benchmarks import batch, cold_start, cost, faults, first_token, ledger, overhead, report, storm
 
 BENCHMARKS: dict[str, Callable[[], Any]] = {
     "overhead": overhead.run,
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
     "faults": faults.run,
     "storm": storm.run,
     "batch": batch.run,
+    "report": report.run,
 }
 WITH_OPTIONS = {"faults": faults.main, "storm": storm.main, "batch": batch.main}
 RESULTS = Path(__file__).parent / "results"

@@ -20,7 +20,8 @@ from naru.batch_progress import Progress
 from naru.batch_store import BatchStore
 from naru.catalog_source import CatalogSource
 from naru.closing import Closing
-from naru.delivery import Topic
+from naru.delivery import NotDeliveredError, Topic
+from naru.errors import StoreUnavailableError
 from naru.event_loop import EventLoop
 from naru.health_store import HealthStore, HealthStoreError
 from naru.http_api import RestApi
@@ -131,7 +132,10 @@ def list_completions() -> Response[Any]:
 @app.post("/admin/alerts/test")
 def send_test_alert() -> Response[Any]:
     authenticate().require_admin()
-    alerts.test()
+    try:
+        alerts.test()
+    except NotDeliveredError as error:
+        raise StoreUnavailableError("The message could not be sent; try again.", log={"reason": str(error)}) from error
     return answer({"object": "alert.test", "sent": True})
 
 

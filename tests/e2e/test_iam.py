@@ -158,7 +158,15 @@ FORBIDDEN = {
     # What adds up and tells only reads what it adds up.
     **{
         function: {
-            "ledger": ["get_item", "scan", "put_item", "update_item", "delete_item", "batch_write_item", "delete_table"],
+            "ledger": [
+                "get_item",
+                "scan",
+                "put_item",
+                "update_item",
+                "delete_item",
+                "batch_write_item",
+                "delete_table",
+            ],
             "meters": ["query", "put_item", "update_item", "delete_item", "batch_write_item", "delete_table"],
         }
         for function in ("UsageFunction", "AlertsFunction", "DailyReportFunction")

@@ -47,7 +47,7 @@ def cost(rows: list[Row]) -> int:
     return sum(each.cost_pico_usd for each in rows)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     zone=st.sampled_from(ZONES),
     edge=st.sampled_from(EDGES),

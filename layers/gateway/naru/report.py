@@ -9,12 +9,13 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from naru.accounts import Accounts
 from naru.amounts import to_usd
 from naru.anomalies import Anomaly, find
+from naru.business_time import business_day
 from naru.figures import calls_object, errors_list, latencies, sums_object, to_krw
 from naru.periods import day_end_ms, day_start_ms, first_of_month, last_of_month, month_of
 from naru.projection import HISTORY_DAYS, Projection, project
@@ -66,9 +67,13 @@ def monthly_report(usage: Usage, first: date, accounts: Accounts, terms: Terms, 
     start_ms, end_ms = day_start_ms(first, usage.zone), day_end_ms(last, usage.zone)
     days = usage.days(first, last, now_ms=now_ms)
     of_last_month = usage.days(first_of_month(first - timedelta(days=1)), first - timedelta(days=1), now_ms=now_ms)
-    today = min(last, datetime.fromtimestamp(now_ms // 1000, UTC).astimezone(usage.zone).date())
+    today = min(last, business_day(now_ms, usage.zone))
+    # A month that runs is compared with as many days of the last one.
+    compared = [day for day in of_last_month if today == last or day.day.day <= today.day]
     known = [bucket for bucket in [*of_last_month, *days] if bucket.day <= today]
-    previous = Bucket(first - timedelta(days=1), of_last_month[0].start_ms, start_ms, merged(b.tally for b in of_last_month))  # fmt: skip
+    previous = Bucket(
+        compared[-1].day, compared[0].start_ms, compared[-1].end_ms, merged(day.tally for day in compared)
+    )
     return Report(
         kind="month",
         period=month_of(first),
@@ -77,7 +82,7 @@ def monthly_report(usage: Usage, first: date, accounts: Accounts, terms: Terms, 
         hours=(),
         previous=previous,
         month=_month(usage, known, today, terms, now_ms) if today >= first else None,
-        chart=tuple(days),
+        chart=tuple(day for day in days if day.day <= today),
         anomalies=(),
         closed=usage.closing.closed_until_ms(now_ms) >= end_ms,
         accounts=accounts,
@@ -236,10 +241,17 @@ class Report:
             return None
         before = self.previous.tally.cost_pico_usd
         return {
-            "against": (self.previous.day.isoformat() if self.kind == "day" else month_of(self.previous.day)),
+            "against": self._compared_with(self.previous),
             "cost_usd": to_usd(before),
             "percent": round(100 * (sums.cost_pico_usd - before) / before, 1) if before else None,
         }
+
+    def _compared_with(self, previous: Bucket) -> str:
+        """``2026-11-15``; ``2026-10``, or ``2026-10-01/2026-10-23`` where the month is not over."""
+        day = previous.day
+        if self.kind == "day":
+            return day.isoformat()
+        return month_of(day) if day == last_of_month(day) else f"{first_of_month(day)}/{day}"
 
     def _month(self) -> dict[str, Any] | None:
         if self.month is None:
@@ -300,7 +312,7 @@ def month_object(spent: int, budget: int | None, projection: Projection | None, 
 
 
 def _day(at_ms: int, usage: Usage) -> date:
-    return datetime.fromtimestamp(at_ms // 1000, UTC).astimezone(usage.zone).date()
+    return business_day(at_ms, usage.zone)
 
 
 def _rounded(pico_usd: int | None) -> Any:
