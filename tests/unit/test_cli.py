@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from naru import cli
-from naru.cli import keys, output
+from naru.cli import output
 from naru.cli.output import MisuseError
+from naru.cli.target import ADMIN_KEY, find_target
 from naru.keys import new_key_id, new_secret
 
 SECRET = new_secret(new_key_id())
@@ -95,12 +96,12 @@ def test_a_key_is_not_sent_to_a_gateway_that_it_was_not_given_with(tmp_path: Pat
     file.write_text(json.dumps({"base_url": "http://127.0.0.1:8000/v1", "admin_key": "sk-naru-local"}))
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
-    assert keys.find_target(None, None, {}, below).admin_key == "sk-naru-local"
-    given = keys.find_target("https://gateway/v1/", None, {"NARU_ADMIN_KEY": "sk-naru-env"}, below)
-    assert (given.base_url, given.admin_key) == ("https://gateway/v1", "sk-naru-env")
+    assert find_target(ADMIN_KEY, None, None, {}, below).key == "sk-naru-local"
+    given = find_target(ADMIN_KEY, "https://gateway/v1/", None, {"NARU_ADMIN_KEY": "sk-naru-env"}, below)
+    assert (given.base_url, given.key) == ("https://gateway/v1", "sk-naru-env")
     for half in ({"NARU_BASE_URL": "https://gateway/v1"}, {"NARU_ADMIN_KEY": "sk-naru-env"}):
         with pytest.raises(MisuseError):
-            keys.find_target(None, None, half, below)
+            find_target(ADMIN_KEY, None, None, half, below)
 
 
 def test_without_a_gateway_it_says_how_to_name_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from naru import cli
 from naru.cli import batch_client
+from naru.cli.target import API_KEY, find_target
 
 
 class Gateway:
@@ -123,8 +124,8 @@ def test_a_local_run_is_found_from_any_folder_of_it(gateway: Gateway, monkeypatc
     Path(".naru/local.json").write_text(json.dumps({"base_url": f"{gateway.url}/v1", "api_key": "sk-naru-local"}))
     inside = Path("a/b")
     inside.mkdir(parents=True)
-    found = batch_client.find_target(None, None, {}, inside.absolute())
-    assert (found.base_url, found.api_key) == (f"{gateway.url}/v1", "sk-naru-local")
+    found = find_target(API_KEY, None, None, {}, inside.absolute())
+    assert (found.base_url, found.key) == (f"{gateway.url}/v1", "sk-naru-local")
 
 
 def test_a_submission_that_was_interrupted_goes_on_where_it_was(gateway: Gateway, capsys: Any) -> None:

@@ -20,8 +20,8 @@ from naru.catalog import BUILT_IN
 from naru.cli import doctor, main
 from naru.cli.aws import Stack
 from naru.cli.doctor import Finding
-from naru.cli.keys import Target
 from naru.cli.output import CommandError
+from naru.cli.target import Target
 from naru.request_ids import new_request_id
 from tests.meters import USD, put_key
 from tests.moto_tables import tables

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from naru.cli.batch_client import BatchClient, Target, find_target
+from naru.cli.batch_client import BatchClient
 from naru.cli.output import CommandError, MisuseError, moment, note, show_facts, show_json, show_table
+from naru.cli.target import API_KEY, Target, find_target
 
 _MAX_BYTES = 200 * 10**6
 _ENDPOINT = "/v1/chat/completions"
@@ -249,7 +250,7 @@ def _batch_id(text: str) -> str:
 
 
 def _target(arguments: argparse.Namespace) -> Target:
-    return find_target(arguments.base_url, arguments.api_key, os.environ, Path.cwd())
+    return find_target(API_KEY, arguments.base_url, arguments.api_key, os.environ, Path.cwd())
 
 
 def _fetch(client: BatchClient, file_id: str | None, into: str | None) -> None:

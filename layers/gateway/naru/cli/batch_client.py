@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import httpx
 
-from naru.cli.output import CommandError, MisuseError
+from naru.cli.output import CommandError
+from naru.cli.target import Target
 
-_LOCAL = Path(".naru", "local.json")
 _TIMEOUT_S = 35.0
 # What surely fits through API Gateway as a form; more goes to S3 straight away.
 _FORM_BYTES = 4_000_000
@@ -25,51 +22,13 @@ Tell = Callable[[int], None]
 """Of so many more bytes that are done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A gateway and an API key for it; ``source`` says where they were found."""
-
-    base_url: str
-    api_key: str
-    source: str
-
-
-def find_target(base_url: str | None, api_key: str | None, environment: Mapping[str, str], folder: Path) -> Target:
-    """The gateway to talk to: as given, else of the environment, else of a local run.
-
-    Raises :class:`~naru.cli.output.MisuseError` when there is none, or only half of what is needed.
-    """
-    base_url = base_url or environment.get("NARU_BASE_URL")
-    api_key = api_key or environment.get("NARU_API_KEY")
-    source = "--base-url and --api-key, or NARU_BASE_URL and NARU_API_KEY"
-    if not base_url and not api_key:
-        file = next((above / _LOCAL for above in (folder, *folder.parents) if (above / _LOCAL).is_file()), None)
-        if file is None:
-            raise MisuseError("which gateway? Set NARU_BASE_URL and NARU_API_KEY, or start one here with 'make run'")
-        source = str(file)
-        try:
-            local = json.loads(file.read_text(encoding="utf-8"))
-            base_url, api_key = str(local["base_url"]), str(local["api_key"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CommandError(f"{file} cannot be used ({type(error).__name__}); start 'make run' anew") from None
-    if not base_url or not api_key:
-        missing = "NARU_BASE_URL, or --base-url" if not base_url else "NARU_API_KEY, or --api-key"
-        raise MisuseError(f"only half of what is needed is there: set {missing}, too")
-    base_url, api_key = base_url.strip().rstrip("/"), api_key.strip()
-    if not re.fullmatch(r"https?://[!-~]+", base_url):
-        raise MisuseError(f"the base URL {base_url!r} must begin with http:// or https://, and ends in /v1")
-    if not re.fullmatch(r"[!-~]+", api_key):
-        raise MisuseError("the API key holds spaces or letters that no key has; copy it anew (sk-naru-…)")
-    return Target(base_url, api_key, source)
-
-
 class BatchClient:
     """Calls one gateway; a context manager. All methods raise :class:`~naru.cli.output.CommandError` with what it says about a failure."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._http = httpx.Client(
-            base_url=target.base_url, headers={"Authorization": f"Bearer {target.api_key}"}, timeout=_TIMEOUT_S
+            base_url=target.base_url, headers={"Authorization": f"Bearer {target.key}"}, timeout=_TIMEOUT_S
         )
 
     def __enter__(self) -> Self:

@@ -24,8 +24,8 @@ from naru.amounts import read_json, to_usd
 from naru.attributes import from_item
 from naru.catalog import Catalog, load, parse
 from naru.cli.aws import Stack, call_aws, find_stack
-from naru.cli.keys import Target, find_target
 from naru.cli.output import CommandError, MisuseError, moment, show_json
+from naru.cli.target import ADMIN_KEY, Target, find_target
 from naru.errors import CatalogError
 from naru.ledger import SHARDS, partition
 from naru.meter_state import Meter
@@ -70,7 +70,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """All checks, from outside to inside."""
     emulator_url = None
     try:
-        target = find_target(arguments.base_url, arguments.admin_key, os.environ, Path.cwd())
+        target = find_target(ADMIN_KEY, arguments.base_url, arguments.admin_key, os.environ, Path.cwd())
     except MisuseError as error:
         yield Finding("skip", "gateway", str(error))
     else:
@@ -124,7 +124,7 @@ def _over_http(target: Target) -> Iterator[Finding]:
             if stranger.status_code == 401
             else Finding("FAIL", "door", f"GET /models without a key answers {stranger.status_code}, and must say 401")
         )
-        client.headers["authorization"] = f"Bearer {target.admin_key}"
+        client.headers["authorization"] = f"Bearer {target.key}"
         yield from _admin(client, target)
 
 

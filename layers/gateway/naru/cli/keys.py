@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,58 +26,10 @@ from naru.cli.output import (
     show_table,
     usd,
 )
+from naru.cli.target import ADMIN_KEY, Target, find_target
 
-_LOCAL = Path(".naru", "local.json")
 # API Gateway gives up after 29 s.
 _TIMEOUT_S = 35.0
-
-
-# ── Where ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A gateway, and the key to its admin API."""
-
-    base_url: str
-    admin_key: str
-    source: str
-    """Where they were found, for messages."""
-
-
-def find_target(base_url: str | None, admin_key: str | None, environment: Mapping[str, str], folder: Path) -> Target:
-    """The gateway to talk to.
-
-    Raises :class:`~naru.cli.output.MisuseError` when there is none, or only half of what is needed.
-    """
-    base_url = base_url or environment.get("NARU_BASE_URL")
-    admin_key = admin_key or environment.get("NARU_ADMIN_KEY")
-    source = "--base-url and --admin-key, or NARU_BASE_URL and NARU_ADMIN_KEY"
-    if not base_url and not admin_key:
-        file = next((above / _LOCAL for above in (folder, *folder.parents) if (above / _LOCAL).is_file()), None)
-        if file is None:
-            raise MisuseError(
-                "which gateway? Set NARU_BASE_URL and NARU_ADMIN_KEY, or start one here with 'make run'. "
-                "'naru admin init' makes the admin key of a deployed one"
-            )
-        source = str(file)
-        try:
-            local = json.loads(file.read_text(encoding="utf-8"))
-            base_url, admin_key = str(local["base_url"]), str(local["admin_key"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CommandError(
-                f"{file} cannot be used ({type(error).__name__}: {error}); start 'make run' anew"
-            ) from None
-    if not base_url:
-        raise MisuseError("there is an admin key and no gateway to send it to: set NARU_BASE_URL, or --base-url")
-    if not admin_key:
-        raise MisuseError(f"there is no admin key for {base_url}: set NARU_ADMIN_KEY; 'naru admin init' makes one")
-    base_url, admin_key = base_url.strip().rstrip("/"), admin_key.strip()
-    if not re.fullmatch(r"https?://[!-~]+", base_url):
-        raise MisuseError(f"the base URL {base_url!r} must begin with http:// or https://, and ends in /v1")
-    if not re.fullmatch(r"[!-~]+", admin_key):
-        raise MisuseError("the admin key holds spaces or letters that no key has; copy it anew (sk-naru-…)")
-    return Target(base_url, admin_key, source)
 
 
 # ── The admin API ──────────────────────────────────────────────────────────────────────────────────────────
@@ -93,7 +43,7 @@ class AdminApi:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> AdminApi:
-        return cls(find_target(arguments.base_url, arguments.admin_key, os.environ, Path.cwd()))
+        return cls(find_target(ADMIN_KEY, arguments.base_url, arguments.admin_key, os.environ, Path.cwd()))
 
     def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
@@ -117,7 +67,7 @@ class AdminApi:
         self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, Any] | None
     ) -> httpx.Response:
         url = f"{self._target.base_url}/{path}"
-        headers = {"Authorization": f"Bearer {self._target.admin_key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self._target.key}", "Content-Type": "application/json"}
         content = write_json(body).encode() if body is not None else None
         try:
             answer = httpx.request(
