@@ -28,6 +28,27 @@ from tests.meters import USD, all_meters
 
 OMNI = "hyperclova-x-omni"
 SEOUL = ZoneInfo("Asia/Seoul")
+MICRO = 10**6
+
+
+def another_deployment(
+    name: str, *, upstream_model: str = "gpt-4.1", input_usd: int = 2, output_usd: int = 8, weight: int = 1
+) -> tuple[str, str]:
+    """A change for :meth:`Gateway.use_catalog`: omni has one more deployment, after its own; prices per million tokens."""
+    before = f"[models.{OMNI}-fast]\n"
+    text = f"""[[models.{OMNI}.deployments]]
+name = "{name}"
+provider = "holysheep"
+upstream_model = "{upstream_model}"
+price = {{ currency = "USD", input_micro_per_mtok = {input_usd * MICRO}, output_micro_per_mtok = {output_usd * MICRO} }}
+capabilities = []
+stream_usage = true
+context_tokens = 128_000
+max_output_tokens = 16_384
+weight = {weight}
+
+"""
+    return before, text + before
 
 
 class _Secret(ProviderKeys):

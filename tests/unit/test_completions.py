@@ -26,7 +26,7 @@ from naru.errors import (
 )
 from naru.ledger import Attempt
 from naru.meter import Meters
-from tests.one_gateway import OMNI, Gateway, assert_row_is_the_bill, assert_settled, chunks, text
+from tests.one_gateway import OMNI, Gateway, another_deployment, assert_row_is_the_bill, assert_settled, chunks, text
 
 
 @pytest.fixture(autouse=True)
@@ -294,21 +294,7 @@ def test_a_byte_a_second_does_not_outwit_the_deadline(gateway: Gateway) -> None:
         gateway.ask("안녕 [[sim fault=drip:100]]")
 
 
-ELSEWHERE = (
-    "[models.hyperclova-x-omni-fast]\n",
-    """[[models.hyperclova-x-omni.deployments]]
-name = "elsewhere"
-provider = "holysheep"
-upstream_model = "gpt-4.1"
-price = { currency = "USD", input_micro_per_mtok = 2_000_000, output_micro_per_mtok = 8_000_000 }
-capabilities = []
-stream_usage = true
-context_tokens = 128_000
-max_output_tokens = 16_384
-
-[models.hyperclova-x-omni-fast]
-""",
-)
+ELSEWHERE = another_deployment("elsewhere")
 
 
 @pytest.mark.parametrize(

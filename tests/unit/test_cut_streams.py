@@ -15,25 +15,11 @@ from naru import dialects
 from naru.ledger import Row
 from naru.relay import ChunkRelay, InvalidChunkError, Overlap
 from naru.tokens import CompletionCounter
-from tests.one_gateway import OMNI, Gateway, assert_settled, chunks, text
+from tests.one_gateway import OMNI, Gateway, another_deployment, assert_settled, chunks, text
 
 CLAUDE = "claude-sonnet-4-5"
 HELPED = ("[models.hyperclova-x-omni]\n", f'[models.hyperclova-x-omni]\nfallbacks = ["{CLAUDE}"]\n')
-TWIN = (
-    "[models.hyperclova-x-omni-fast]\n",
-    """[[models.hyperclova-x-omni.deployments]]
-name = "twin"
-provider = "holysheep"
-upstream_model = "gpt-4.1"
-price = { currency = "USD", input_micro_per_mtok = 2_000_000, output_micro_per_mtok = 8_000_000 }
-capabilities = []
-stream_usage = true
-context_tokens = 128_000
-max_output_tokens = 16_384
-
-[models.hyperclova-x-omni-fast]
-""",
-)
+TWIN = another_deployment("twin")
 PROMPT = "부산을 소개해 주세요"
 
 

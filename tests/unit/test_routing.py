@@ -16,32 +16,21 @@ from naru.catalog import BUILT_IN, Catalog
 from naru.errors import InvalidRequestError, PermissionDeniedError, UpstreamUnavailableError
 from naru.preferences import Preference, preference
 from naru.routing import Route
-from tests.one_gateway import OMNI, Gateway
+from tests.one_gateway import OMNI, Gateway, another_deployment
 
 BODY = {"model": OMNI, "messages": [{"role": "user", "content": "안녕"}]}
-
-
-def deployment(name: str, *, output: int, weight: int = 1) -> str:
-    return f"""
-[[models.{OMNI}.deployments]]
-name = "{name}"
-provider = "holysheep"
-upstream_model = "{OMNI}"
-price = {{ currency = "USD", input_micro_per_mtok = {output // 3}, output_micro_per_mtok = {output} }}
-capabilities = []
-stream_usage = true
-context_tokens = 128_000
-max_output_tokens = 16_384
-weight = {weight}
-"""
 
 
 def three(strategy: str = "priority") -> str:
     """The built-in catalog with three deployments of omni."""
     text = re.sub(r"(?m)^fallbacks = .*\n", "", BUILT_IN.read_text(encoding="utf-8"))
     text = text.replace(f"[models.{OMNI}]\n", f'[models.{OMNI}]\nstrategy = "{strategy}"\n')
-    more = deployment("dear", output=30_000_000, weight=3) + deployment("cheap", output=1_000_000, weight=6)
-    return text.replace(f"[models.{OMNI}-fast]\n", f"{more}\n[models.{OMNI}-fast]\n")
+    for change in (
+        another_deployment("dear", upstream_model=OMNI, input_usd=10, output_usd=30, weight=3),
+        another_deployment("cheap", upstream_model=OMNI, input_usd=0, output_usd=1, weight=6),
+    ):
+        text = text.replace(*change)
+    return text
 
 
 def load(strategy: str) -> Catalog:
@@ -123,7 +112,7 @@ def test_a_request_can_be_bound_to_one_deployment() -> None:
 
 
 def test_only_a_key_that_may_route_is_heard(gateway: Gateway) -> None:
-    gateway.use_catalog((f"[models.{OMNI}-fast]\n", deployment("cheap", output=1_000_000) + f"[models.{OMNI}-fast]\n"))
+    gateway.use_catalog(another_deployment("cheap", upstream_model=OMNI, input_usd=0, output_usd=1))
     gateway.preference = Preference(deployment="cheap")
     with pytest.raises(PermissionDeniedError, match="--may-route"):
         gateway.ask("안녕")
