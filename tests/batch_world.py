@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import boto3
-from botocore.config import Config
-
 from naru.batch_budget import BatchBudget
 from naru.batch_input import input_of
 from naru.batch_phases import Phases
@@ -30,7 +27,7 @@ from naru.objects import Objects
 from naru.pricing import Usage
 from naru.stored import new_batch_id
 from tests.accounts import CATALOG
-from tests.moto_tables import tables
+from tests.moto_tables import client, tables
 
 KEY = "key_000000000001"
 OMNI = "hyperclova-x-omni"
@@ -69,8 +66,8 @@ class World:
                 self.dead = True
                 raise Died
 
-        for client in (self.dynamodb, self.s3, self.sqs, self.sns):
-            client.meta.events.register("before-call", before)
+        for each in (self.dynamodb, self.s3, self.sqs, self.sns):
+            each.meta.events.register("before-call", before)
 
     def revive(self) -> None:
         """A new process."""
@@ -205,13 +202,7 @@ def store(world: World, batch: Batch, index: int, *, completed: bool = True, req
 def batch_world(*, watched: bool = False) -> Iterator[World]:
     """An empty world; ``watched`` if its process is to die."""
     with tables("BatchTable", "MeterTable", "LedgerTable", "HealthTable") as dynamodb:
-        options: dict[str, Any] = {
-            "region_name": "ap-northeast-2",
-            "aws_access_key_id": "test",
-            "aws_secret_access_key": "test",
-            "config": Config(retries={"total_max_attempts": 1}),
-        }
-        s3, sqs, sns = boto3.client("s3", **options), boto3.client("sqs", **options), boto3.client("sns", **options)
+        s3, sqs, sns = client("s3"), client("sqs"), client("sns")
         lock = threading.Lock()
         for each in (dynamodb, s3, sqs, sns):
             _one_at_a_time(each, lock)
@@ -225,8 +216,8 @@ def batch_world(*, watched: bool = False) -> Iterator[World]:
         if watched:
             world.watch()
         yield world
-        for client in (s3, sqs, sns):
-            client.close()
+        for each in (s3, sqs, sns):
+            each.close()
 
 
 def _one_at_a_time(client: Any, lock: threading.Lock) -> None:

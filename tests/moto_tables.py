@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +13,33 @@ from botocore.config import Config
 from moto import mock_aws
 from samtranslator.yaml_helper import yaml_parse
 
+from local.emulator import REGION
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 TEMPLATE: dict[str, Any] = yaml_parse((Path(__file__).parent.parent / "template.yaml").read_text(encoding="utf-8"))
 
 
+@cache
+def _session() -> boto3.Session:
+    """It keeps what it has read of botocore's descriptions, which takes longer than most tests."""
+    return boto3.Session(region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")
+
+
+def client(service: Any) -> Any:
+    """A client of a test's own, for moto."""
+    return _session().client(service, config=Config(retries={"total_max_attempts": 1}))
+
+
 @contextmanager
 def tables(*names: str) -> Iterator[DynamoDBClient]:
     """A DynamoDB client that sees these tables of the template, called by their logical names."""
     with mock_aws():
-        client = boto3.client(
-            "dynamodb",
-            region_name="ap-northeast-2",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(retries={"total_max_attempts": 1}),
-        )
+        dynamodb = client("dynamodb")
         for name in names:
             properties = TEMPLATE["Resources"][name]["Properties"]
-            client.create_table(
+            dynamodb.create_table(
                 TableName=name, **{key: properties[key] for key in ("AttributeDefinitions", "KeySchema", "BillingMode")}
             )
-        yield client
+        yield dynamodb

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
@@ -43,7 +42,7 @@ from naru.meter import Meters
 from naru.meter_state import UNLIMITED, Limits
 from naru.request_ids import new_request_id
 from tests.meters import put_key
-from tests.moto_tables import tables
+from tests.moto_tables import client, tables
 
 TABLE, BUCKET = "IdempotencyTable", "answers"
 BODY = b'{"model":"m","messages":[]}'
@@ -68,7 +67,7 @@ class Aws:
 @pytest.fixture(scope="module")
 def stores() -> Iterator[Aws]:
     with tables("MeterTable", TABLE) as dynamodb:
-        s3 = boto3.client("s3", region_name="ap-northeast-2", aws_access_key_id="test", aws_secret_access_key="test")
+        s3 = client("s3")
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "ap-northeast-2"})
         yield Aws(dynamodb, s3)
 
