@@ -10,9 +10,10 @@ more than 38 digits are refused.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from botocore.exceptions import ClientError
 from moto.dynamodb.parsing.reserved_keywords import ReservedKeywords
 
 from naru.attributes import from_item, to_item
+from tests.moto_tables import TEMPLATE
 
 Item = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -47,8 +49,28 @@ def invalid(message: str) -> ValidationException:
     return ValidationException({"Error": {"Code": "ValidationException", "Message": message}}, "UpdateItem")
 
 
+def model_of(*tables: str) -> Any:
+    """With these tables of the template, called by their logical names."""
+    properties = {name: TEMPLATE["Resources"][name]["Properties"] for name in tables}
+    return DynamoDB(
+        **{name: tuple(key["AttributeName"] for key in each["KeySchema"]) for name, each in properties.items()}
+    )
+
+
+def _one_at_a_time(call: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @wraps(call)
+    def locked(self: DynamoDB, **parameters: Any) -> dict[str, Any]:
+        with self._lock:
+            return call(self, **parameters)
+
+    return locked
+
+
 class DynamoDB:
-    """The calls of a boto3 client that the gateway makes. ``keys`` names the key attributes of each table."""
+    """The calls of a boto3 client that the gateway makes, one at a time, from any thread.
+
+    ``keys`` names the key attributes of each table.
+    """
 
     exceptions = SimpleNamespace(
         ConditionalCheckFailedException=ConditionalCheckFailedException,
@@ -57,13 +79,16 @@ class DynamoDB:
 
     def __init__(self, **keys: tuple[str, ...]) -> None:
         self._keys = keys
+        self._lock = threading.RLock()
         self.tables: dict[str, dict[tuple[str, ...], Item]] = {table: {} for table in keys}
         """Items as Python's values."""
 
+    @_one_at_a_time
     def get_item(self, *, TableName: str, Key: Mapping[str, Any], **_: Any) -> dict[str, Any]:  # noqa: N803
         item = self.tables[TableName].get(self._key(TableName, from_item(Key)))
         return {} if item is None else {"Item": to_item(item)}
 
+    @_one_at_a_time
     def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N803
         found = {
             table: [self.get_item(TableName=table, Key=key).get("Item") for key in asked["Keys"]]
@@ -71,11 +96,13 @@ class DynamoDB:
         }
         return {"Responses": {table: [item for item in items if item] for table, items in found.items()}}
 
+    @_one_at_a_time
     def query(self, *, TableName: str, **more: Any) -> dict[str, Any]:  # noqa: N803
         items = self.tables[TableName]
         found = [items[key] for key in sorted(items) if _holds(more, items[key], "KeyConditionExpression")]
         return {"Items": [to_item(item) for item in found]}
 
+    @_one_at_a_time
     def put_item(self, *, TableName: str, Item: Mapping[str, Any], **more: Any) -> dict[str, Any]:  # noqa: N803
         item = from_item(Item)
         key = self._key(TableName, item)
@@ -85,6 +112,7 @@ class DynamoDB:
         self.tables[TableName][key] = item
         return {}
 
+    @_one_at_a_time
     def update_item(self, *, TableName: str, Key: Mapping[str, Any], **more: Any) -> dict[str, Any]:  # noqa: N803
         key = self._key(TableName, from_item(Key))
         before = self.tables[TableName].get(key)
@@ -93,9 +121,11 @@ class DynamoDB:
         self.tables[TableName][key] = after
         return {"Attributes": to_item(after)} if more.get("ReturnValues") == "ALL_NEW" else {}
 
+    @_one_at_a_time
     def transact_get_items(self, *, TransactItems: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: N803
         return {"Responses": [self.get_item(**each["Get"]) for each in TransactItems]}
 
+    @_one_at_a_time
     def transact_write_items(self, *, TransactItems: Sequence[Mapping[str, Any]], **_: Any) -> dict[str, Any]:  # noqa: N803
         written: list[tuple[str, tuple[str, ...], Item]] = []
         reasons: list[dict[str, str]] = []
@@ -118,6 +148,10 @@ class DynamoDB:
             self.tables[table][key] = item
         return {}
 
+    @_one_at_a_time
+    def scan(self, **call: Any) -> dict[str, Any]:
+        return {"Items": [item for page in self._scan(**call) for item in page["Items"]]}
+
     def get_paginator(self, name: str) -> Any:
         assert name == "scan"
         return SimpleNamespace(paginate=self._scan)
@@ -129,6 +163,9 @@ class DynamoDB:
                 yield {"Items": [to_item(item)]}
 
     def _key(self, table: str, values: Item) -> tuple[str, ...]:
+        if table not in self._keys:
+            missing = {"Code": "ResourceNotFoundException", "Message": "Requested resource not found"}
+            raise ClientError({"Error": missing}, "")  # type: ignore[typeddict-item]
         return tuple(values[name] for name in self._keys[table])
 
     def _require(self, call: Mapping[str, Any], item: Item | None) -> None:

@@ -132,23 +132,11 @@ class LedgerModel:
         return answer
 
 
-class AtomicDynamoDB(DynamoDB):
-    """One write after the other, as on one item of DynamoDB's, for tests with threads."""
-
-    def __init__(self, **keys: tuple[str, ...]) -> None:
-        super().__init__(**keys)
-        self._lock = Lock()
-
-    def update_item(self, **call: Any) -> dict[str, Any]:
-        with self._lock:
-            return super().update_item(**call)
-
-
 class StoreModel(ReportStore):
     """Notes in DynamoDB's model; roll-ups beside it, as the bytes that they are in the table."""
 
     def __init__(self) -> None:
-        super().__init__(AtomicDynamoDB(ReportTable=("about", "part")), "ReportTable")  # type: ignore[arg-type]
+        super().__init__(DynamoDB(ReportTable=("about", "part")), "ReportTable")  # type: ignore[arg-type]
         self.bytes: dict[str, dict[str, bytes]] = defaultdict(dict)
 
     def put_tally(self, about: str, part: str, tally: Tally) -> None:

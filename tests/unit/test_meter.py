@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from botocore.stub import Stubber
 
+from naru.attributes import to_item
 from naru.errors import (
     AuthenticationError,
     NaruError,
@@ -24,8 +25,9 @@ from naru.keys import new_key_id, new_secret
 from naru.meter import Admission, Meters
 from naru.meter_state import UNLIMITED, Limits, Meter
 from naru.request_ids import arrived_at_ms, new_request_id
+from tests.dynamodb_model import model_of
 from tests.meters import USD, meter, put_key
-from tests.moto_tables import tables
+from tests.moto_tables import client
 
 SEOUL = ZoneInfo("Asia/Seoul")
 
@@ -38,10 +40,9 @@ def ms(*parts: int, zone: ZoneInfo = SEOUL) -> int:
 NOON = ms(2026, 11, 22, 12, 0, 5)
 
 
-@pytest.fixture(scope="module")
-def dynamodb() -> Iterator[Any]:
-    with tables("MeterTable") as client:
-        yield client
+@pytest.fixture
+def dynamodb() -> Any:
+    return model_of("MeterTable")
 
 
 class Gate:
@@ -73,7 +74,6 @@ class Gate:
 @pytest.fixture
 def new_gate(dynamodb: Any) -> Callable[..., tuple[str, Gate]]:
     def make(*, organisation: int = UNLIMITED, shards: int = 1, **fields: Any) -> tuple[str, Gate]:
-        dynamodb.delete_item(TableName="MeterTable", Key={"meter": {"S": "organisation"}})
         names = {name: fields.pop(name) for name in Limits.__dataclass_fields__ if name in fields}
         key_id, secret = put_key(dynamodb, limits=Limits(**names), shards=shards, **fields)
         return f"key#{key_id}", Gate(dynamodb, secret, organisation)
@@ -460,8 +460,9 @@ def test_sharded_limits_add_up_to_the_whole(new_gate: NewGate) -> None:
 # ── When the store fails ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_store_that_fails_lets_nobody_in(dynamodb: Any, new_gate: NewGate) -> None:
-    _, gate = new_gate()
+def test_a_store_that_fails_lets_nobody_in() -> None:
+    dynamodb = client("dynamodb")
+    gate = Gate(dynamodb, new_secret(new_key_id()))
     with Stubber(dynamodb) as stub:
         stub.add_client_error("update_item", "InternalServerError", http_status_code=500)
         with pytest.raises(StoreUnavailableError) as failed:
@@ -473,12 +474,9 @@ def test_a_store_that_fails_lets_nobody_in(dynamodb: Any, new_gate: NewGate) -> 
 def test_limits_given_to_a_key_without_any_hold_at_once(dynamodb: Any, new_gate: NewGate) -> None:
     key, gate = new_gate()
     gate.admit()
-    dynamodb.update_item(
-        TableName="MeterTable",
-        Key={"meter": {"S": key}},
-        UpdateExpression="SET rpm = :r, requests_left = requests_left - rpm + :r",
-        ExpressionAttributeValues={":r": {"N": "1"}},
-    )
+    item = meter(dynamodb, key).item
+    left = item["requests_left"] - item["rpm"] + 1
+    dynamodb.put_item(TableName="MeterTable", Item=to_item({**item, "rpm": 1, "requests_left": left}))
     gate.admit()
     with pytest.raises(RateLimitedError):
         gate.admit()

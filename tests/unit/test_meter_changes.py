@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +13,15 @@ from naru.attributes import to_item
 from naru.meter_changes import Change, change_limits, shard_id, whole
 from naru.meter_state import Limits, Meter, new_item
 from naru.meter_store import MeterStore
+from tests.dynamodb_model import model_of
 from tests.meters import meter
-from tests.moto_tables import tables
 
 MONTH = "2026-11"
 
 
 @pytest.fixture(scope="module")
-def dynamodb() -> Iterator[Any]:
-    with tables("MeterTable") as client:
-        yield client
+def dynamodb() -> Any:
+    return model_of("MeterTable")
 
 
 @settings(deadline=None, max_examples=60)
