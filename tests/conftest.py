@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from local.simulated_model import Config, ThreadedModel
 # Before any client is made: no test may reach a real account.
 stay_on_this_machine()
 os.environ["AWS_DEFAULT_REGION"] = REGION
+# Every HTTP client would read the list of authorities again, which takes longer than most tests.
+ssl.create_default_context = cache(ssl.create_default_context)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
