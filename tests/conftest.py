@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,26 @@ class RunningStack:
     def aws(self, service: str) -> Any:
         """A boto3 client of the account's owner."""
         return self.gateway.stack.emulator.client(service)
+
+    def restart(self, function: str) -> None:
+        """Whatever its processes remember is over for them."""
+        pool = self.door.pools[function]
+        old = {handler.pid for handler in [*pool._handlers]}
+        until_s = time.monotonic() + 20
+        while old & {handler.pid for handler in [*pool._handlers]}:
+            with suppress(LookupError, ProcessLookupError):
+                pool.kill(in_flight=False)
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"processes of {function} do not end")
+            time.sleep(0.01)
+
+    def forgive_providers(self) -> None:
+        """What their failures have taught breakers and limits is over."""
+        dynamodb = self.aws("dynamodb")
+        (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "HealthTable" in name]
+        for item in dynamodb.scan(TableName=table)["Items"]:
+            dynamodb.delete_item(TableName=table, Key={"deployment": item["deployment"]})
+        self.restart("ChatFunction")
 
     @property
     def long_tests(self) -> bool:

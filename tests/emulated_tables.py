@@ -13,6 +13,7 @@ from botocore.config import Config
 
 from local.emulator import CREDENTIALS, REGION, emulator
 from local.gateway import in_thread
+from naru.aws_calls import Credentials, DynamoDB
 from tests.moto_tables import TEMPLATE
 
 
@@ -21,6 +22,11 @@ class Tables:
     """Where the tables are; a process of its own makes its own client."""
 
     url: str
+
+    def calls(self) -> Any:
+        """As the functions call DynamoDB on the way of a request; without retries."""
+        credentials = Credentials(CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"], None)
+        return DynamoDB(region=REGION, endpoint_url=self.url, credentials=lambda: credentials, attempts=1)
 
     def client(self, *, connections: int = 10) -> Any:
         """A DynamoDB client, without retries: what the emulator refuses is to be seen."""

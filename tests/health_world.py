@@ -12,11 +12,12 @@ from typing import Any
 
 from botocore.exceptions import EndpointConnectionError
 
-from naru import health_store
+from naru import aws_calls, health_store
 from naru.attributes import from_item, to_item
 from naru.health import Health
 from naru.health_state import HealthPolicy, State
 from tests.dynamodb_model import DynamoDB
+from tests.interleaving import asyncio_replaced
 
 TABLE = "HealthTable"
 BEGIN_MS = 1_700_000_000_000
@@ -100,9 +101,5 @@ def at_once() -> Iterator[None]:
         async def sleep(_: float) -> None:
             await asyncio.sleep(0)
 
-    before = vars(health_store)["asyncio"]
-    vars(health_store)["asyncio"] = Shim
-    try:
+    with asyncio_replaced(Shim, aws_calls, health_store):
         yield
-    finally:
-        vars(health_store)["asyncio"] = before

@@ -35,6 +35,19 @@ class Call:
         return f"{getattr(self.function, '__name__', '?')} by {self.process} {where}"
 
 
+@contextmanager
+def asyncio_replaced(by: Any, *modules: ModuleType) -> Iterator[None]:
+    """Inside, what these modules call ``asyncio`` is something else."""
+    before = [vars(module)["asyncio"] for module in modules]
+    for module in modules:
+        vars(module)["asyncio"] = by
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, before, strict=True):
+            vars(module)["asyncio"] = original
+
+
 class Interleaving:
     """Runs coroutines of several processes up to their next calls."""
 
@@ -48,14 +61,8 @@ class Interleaving:
     def instead_of_threads(self, *modules: ModuleType) -> Iterator[None]:
         """Inside, the calls of these modules wait for `happen`, and no time passes in their pauses."""
         shim = SimpleNamespace(to_thread=self.to_thread, gather=asyncio.gather, sleep=lambda _: asyncio.sleep(0))
-        before = [vars(module)["asyncio"] for module in modules]
-        for module in modules:
-            vars(module)["asyncio"] = shim
-        try:
+        with asyncio_replaced(shim, *modules):
             yield
-        finally:
-            for module, original in zip(modules, before, strict=True):
-                vars(module)["asyncio"] = original
 
     def to_thread(self, function: Callable[..., Any], *args: Any, **parameters: Any) -> Awaitable[Any]:
         """Wait until the call is let happen."""

@@ -93,7 +93,7 @@ class _Process:
 
 
 def _run(orders: Connection, tables: Tables) -> None:
-    client = tables.client(connections=32)
+    client, calls = tables.client(), tables.calls()
     loop = asyncio.new_event_loop()
     process: _Process | None = None
     while True:
@@ -102,8 +102,8 @@ def _run(orders: Connection, tables: Tables) -> None:
         except EOFError:
             return
         if name == "forget":
-            meters = Meters(client, "MeterTable", SEOUL, organisation_budget_pico_usd=arguments[0])
-            process = _Process(tables, meters, Ledger(client, "LedgerTable", SEOUL), client)
+            meters = Meters(calls, "MeterTable", SEOUL, organisation_budget_pico_usd=arguments[0])
+            process = _Process(tables, meters, Ledger(calls, "LedgerTable", SEOUL), client)
             orders.send(None)
         else:
             orders.send(loop.run_until_complete(getattr(process, name)(*arguments)))

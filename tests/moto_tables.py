@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import pytest
 from botocore.config import Config
 from moto import mock_aws
 from samtranslator.yaml_helper import yaml_parse
@@ -30,6 +31,12 @@ def _session() -> boto3.Session:
 def client(service: Any) -> Any:
     """A client of a test's own, for moto."""
     return _session().client(service, config=Config(retries={"total_max_attempts": 1}))
+
+
+def calls_reach_moto(patch: pytest.MonkeyPatch) -> None:
+    """Handlers that are loaded from now on call DynamoDB and Secrets Manager through boto3, which moto takes hold of."""
+    patch.setattr("naru.aws_calls.DynamoDB", lambda **_: client("dynamodb"))
+    patch.setattr("naru.aws_calls.SecretsManager", lambda **_: client("secretsmanager"))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import boto3
 from aws_lambda_powertools import Logger
 from botocore.config import Config
 
+from naru.aws_calls import DynamoDB
 from naru.batch_budget import BatchBudget
 from naru.batch_lines import Lines
 from naru.batch_pace import PacedHealth
@@ -21,16 +22,11 @@ from naru.batch_settings import BatchSettings
 from naru.batch_store import BatchStore
 from naru.batch_worker import BatchWorker
 from naru.catalog_source import CatalogSource
-from naru.completions import Completions
-from naru.crossings import Crossings
+from naru.composition import new_completions, new_meters
 from naru.event_loop import EventLoop
 from naru.file_store import FileStore
-from naru.ledger import Ledger
-from naru.meter import Meters
 from naru.objects import Objects
-from naru.provider_keys import ProviderKeys
-from naru.retry import RetryPolicy
-from naru.upstream import Upstream, new_http_client
+from naru.upstream import new_http_client, tls_context
 
 logger = Logger(service="naru", name="naru")
 for chatty in ("httpx", "botocore"):
@@ -44,47 +40,41 @@ aws = Config(
     # Each line makes some calls beside the one that it waits for.
     max_pool_connections=32,
 )
-dynamodb = boto3.client("dynamodb", config=aws)
-meters = Meters(
-    dynamodb,
-    settings.meter_table,
-    settings.time_zone,
-    organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
-    on_spent=Crossings(
-        lambda: boto3.client("lambda", config=aws), settings.alerts_function, settings.alert_thresholds
-    ).notice,
-)
-catalogs = CatalogSource(settings.catalog_uri, lambda: boto3.client("s3", config=aws))
-health = PacedHealth(dynamodb, settings.health_table)
-objects = Objects(lambda: boto3.client("s3", config=aws), settings.files_bucket)
+
+
+def new_client(service: Any) -> Any:
+    return boto3.client(service, config=aws)
+
+
+dynamodb = new_client("dynamodb")
+calls: Any = DynamoDB(tls=tls_context, read_timeout_s=15.0)
+meters = new_meters(settings, calls, new_client)
+catalogs = CatalogSource(settings.catalog_uri, lambda: new_client("s3"))
+health = PacedHealth(calls, settings.health_table)
+objects = Objects(lambda: new_client("s3"), settings.files_bucket)
 batches = BatchStore(dynamodb, settings.batch_table)
 progress = Progress(dynamodb, settings.batch_table)
 reader = BatchReader(progress, objects)
-queue = BatchQueue(boto3.client("sqs", config=aws), settings.batch_queue_url)
+queue = BatchQueue(new_client("sqs"), settings.batch_queue_url)
 phases = Phases(
     store=batches,
     progress=progress,
     files=FileStore(dynamodb, settings.batch_table, objects),
     reader=reader,
     queue=queue,
-    notifier=Notifier(boto3.client("sns", config=aws), settings.batch_topic),
+    notifier=Notifier(new_client("sns"), settings.batch_topic),
     budget=BatchBudget(dynamodb, settings.meter_table, settings.time_zone),
     range_lines=settings.batch_range_lines,
 )
 http = new_http_client(max_connections=settings.batch_worker_lines + 20)
-completions = Completions(
-    catalogs=catalogs,
+completions = new_completions(
+    settings,
+    dynamodb=calls,
+    secrets=new_client("secretsmanager"),
     meters=meters,
-    upstream=Upstream(
-        http,
-        ProviderKeys(boto3.client("secretsmanager", config=aws), settings.provider_keys_secret),
-        settings.provider_base_urls,
-    ),
     health=health,
-    ledger=Ledger(dynamodb, settings.ledger_table, settings.time_zone),
-    retry=RetryPolicy(max_attempts=settings.max_attempts),
-    json_deadline_s=settings.json_deadline_s,
-    stream_deadline_s=settings.stream_deadline_s,
+    catalogs=catalogs,
+    http=http,
 )
 worker = BatchWorker(
     batches=batches,

@@ -6,27 +6,22 @@ import logging
 import os
 from typing import Any
 
-import boto3
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import Response
-from botocore.config import Config
 
 from naru import metrics, models, sse, streaming_runtime
+from naru.aws_calls import DynamoDB, Lazily, SecretsManager
 from naru.catalog_source import CatalogSource
-from naru.completions import Answer, Call, Completions
-from naru.crossings import Crossings
+from naru.completions import Answer, Call
+from naru.composition import new_completions, new_meters
 from naru.event_loop import EventLoop
 from naru.health import Health
 from naru.http_api import RestApi, raw_body
 from naru.idempotency import HEADER, Idempotency
 from naru.idempotency_records import Records
-from naru.ledger import Ledger
-from naru.meter import Meters
 from naru.preferences import preference
-from naru.provider_keys import ProviderKeys
-from naru.retry import RetryPolicy
 from naru.settings import Settings
-from naru.upstream import Upstream, new_http_client
+from naru.upstream import new_http_client, tls_context
 from naru.wire import compact_json
 
 # Left for the answer after a request has used up its time.
@@ -38,35 +33,38 @@ for chatty in ("httpx", "botocore"):
     logging.getLogger(chatty).setLevel(logging.WARNING)  # one line per request is ours, and says more
 settings = Settings.from_environment(os.environ)
 loop = EventLoop()
-aws = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
-dynamodb = boto3.client("dynamodb", config=aws)
-catalogs = CatalogSource(settings.catalog_uri, lambda: boto3.client("s3", config=aws))
-meters = Meters(
-    dynamodb,
-    settings.meter_table,
-    settings.time_zone,
-    organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
-    on_spent=Crossings(
-        lambda: boto3.client("lambda", config=aws), settings.alerts_function, settings.alert_thresholds
-    ).notice,
-)
+
+
+def new_client(service: Any) -> Any:
+    """A client of boto3, for what is rare: its import is half of a cold start."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
+    return boto3.client(service, config=config)
+
+
+dynamodb: Any = DynamoDB(tls=tls_context)
+rarely: Any = Lazily(lambda: new_client("dynamodb"))
+catalogs = CatalogSource(settings.catalog_uri, lambda: new_client("s3"))
 http = new_http_client()
-completions = Completions(
-    catalogs=catalogs,
+meters = new_meters(settings, dynamodb, new_client)
+completions = new_completions(
+    settings,
+    dynamodb=dynamodb,
+    secrets=SecretsManager(tls=tls_context),
     meters=meters,
-    upstream=Upstream(
-        http,
-        ProviderKeys(boto3.client("secretsmanager", config=aws), settings.provider_keys_secret),
-        settings.provider_base_urls,
-    ),
     health=Health(dynamodb, settings.health_table, on_open=metrics.breaker_opened),
-    ledger=Ledger(dynamodb, settings.ledger_table, settings.time_zone),
-    retry=RetryPolicy(max_attempts=settings.max_attempts),
-    json_deadline_s=settings.json_deadline_s,
-    stream_deadline_s=settings.stream_deadline_s,
+    catalogs=catalogs,
+    http=http,
 )
 idempotency = Idempotency(
-    Records(dynamodb, settings.idempotency_table, lambda: boto3.client("s3", config=aws), settings.answers_bucket),
+    Records(
+        rarely,
+        settings.idempotency_table,
+        lambda: new_client("s3"),
+        settings.answers_bucket,
+    ),
     meters,
     lease_s=settings.idempotency_lease_s,
 )

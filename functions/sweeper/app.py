@@ -12,9 +12,8 @@ import boto3
 from aws_lambda_powertools import Logger
 
 from naru import report_metrics
-from naru.crossings import Crossings
+from naru.composition import new_meters
 from naru.ledger import Ledger
-from naru.meter import Meters
 from naru.settings import Settings
 from naru.sweeper import Sweeper
 
@@ -24,13 +23,7 @@ dynamodb = boto3.client("dynamodb")
 sweeper = Sweeper(
     dynamodb,
     settings.meter_table,
-    Meters(
-        dynamodb,
-        settings.meter_table,
-        settings.time_zone,
-        organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
-        on_spent=Crossings(lambda: boto3.client("lambda"), settings.alerts_function, settings.alert_thresholds).notice,
-    ),
+    new_meters(settings, dynamodb, boto3.client),
     Ledger(dynamodb, settings.ledger_table, settings.time_zone),
 )
 

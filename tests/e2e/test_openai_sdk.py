@@ -33,6 +33,12 @@ def say(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def providers_without_a_past(stack: RunningStack) -> None:
+    """Other tests have made them fail again and again."""
+    stack.forgive_providers()
+
+
 @pytest.fixture
 def client(stack: RunningStack) -> Iterator[openai.OpenAI]:
     stack.model.reset_stats()

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -84,9 +83,7 @@ def a_usage_function_that_remembers_nothing(stack: RunningStack) -> None:
     """Another test has put rows of requests that arrived a quarter of an hour before, as no request can; what the
     processes there are have counted of that time is over for them.
     """
-    with suppress(LookupError, ProcessLookupError):
-        for _ in range(100):
-            stack.door.kill_handler("UsageFunction", in_flight=False)
+    stack.restart("UsageFunction")
 
 
 @pytest.fixture(scope="module")

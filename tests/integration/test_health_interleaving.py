@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from naru import health_store
+from naru import aws_calls, health_store
 from naru.attributes import from_item
 from naru.health import Health, NotNowError, Permit
 from naru.health_state import State
@@ -34,7 +34,7 @@ def world() -> World:
 @pytest.fixture
 def threads() -> Iterator[Interleaving]:
     interleaving = Interleaving()
-    with interleaving.instead_of_threads(health_store):
+    with interleaving.instead_of_threads(aws_calls, health_store):
         yield interleaving
     interleaving.close()
 

@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from naru import ledger, meter, meter_store, sweeper
+from naru import aws_calls, ledger, meter, meter_store, sweeper
 from naru.accounting import Account, Subject
 from naru.api_keys import KeyChanges
 from naru.attributes import to_item
@@ -132,7 +132,7 @@ class MetersMachine(RuleBasedStateMachine):
         self.db = self.begin_database()
         self.clock_ms = START_MS
         self.world = Interleaving()
-        self.patch = self.world.instead_of_threads(meter, ledger, sweeper, meter_store)
+        self.patch = self.world.instead_of_threads(aws_calls, meter, sweeper, meter_store)
         self.patch.__enter__()
         users = {"user_budget_pico_usd": 15, "user_rpm": 2} if user else {}
         self.secrets: list[str] = []

@@ -26,7 +26,7 @@ from naru.attributes import to_item
 from naru.meter_state import Limits
 from naru.retry import RetryPolicy
 from tests.meters import put_key
-from tests.moto_tables import TEMPLATE
+from tests.moto_tables import TEMPLATE, calls_reach_moto
 
 ROOT = Path(__file__).parent.parent.parent
 OMNI = "hyperclova-x-omni"
@@ -168,6 +168,7 @@ def handlers(model: ThreadedModel) -> Iterator[Handlers]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", REGION)
+        calls_reach_moto(patch)
         dynamodb = boto3.client("dynamodb")
         for name, resource in TEMPLATE["Resources"].items():
             if resource["Type"] == "AWS::DynamoDB::Table":

@@ -17,7 +17,7 @@ from moto import mock_aws
 from naru.attributes import to_item
 from naru.meter_state import Limits
 from tests.meters import NEVER_MS, put_key
-from tests.moto_tables import TEMPLATE
+from tests.moto_tables import TEMPLATE, calls_reach_moto
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -52,6 +52,7 @@ def secrets() -> Iterator[dict[str, str]]:
             "NARU_ALERTS_TOPIC": "arn:aws:sns:ap-northeast-2:123456789012:alerts",
         }.items():
             patch.setenv(name, value)
+        calls_reach_moto(patch)
         dynamodb = boto3.client("dynamodb")
         for name in ("LedgerTable", "MeterTable", "IdempotencyTable", "HealthTable", "BatchTable", "ReportTable"):
             properties = TEMPLATE["Resources"][name]["Properties"]

@@ -24,7 +24,7 @@ INSTALLED_ON_LAMBDA = {
     "typing_extensions", "typing_inspection", "tzdata", "urllib3",
 }  # fmt: skip
 # Of the standard library, what costs more than ten milliseconds and is not needed to answer.
-NOT_OF_THE_STANDARD_LIBRARY = {"sqlite3", "unittest", "xmlrpc", "pdb", "pydoc", "doctest", "tkinter"}
+NOT_OF_THE_STANDARD_LIBRARY = {"multiprocessing", "sqlite3", "unittest", "xmlrpc", "pdb", "pydoc", "doctest", "tkinter"}
 # Of Powertools, the parts; with validation or the tracer it would cost hundreds of milliseconds.
 POWERTOOLS = {
     "event_handler", "exceptions", "logging", "metrics", "middleware_factory", "package_logger", "shared", "tracing",
@@ -122,4 +122,13 @@ def test_chat_does_not_import_what_other_functions_are_for(chat: set[str]) -> No
 
 
 # What functions/chat may import, beside the standard library.
-ON_THE_PATH = INSTALLED_ON_LAMBDA - {"awslambdaric", "sniffio", "tzdata"}  # those are imported when they are needed
+ON_THE_PATH = INSTALLED_ON_LAMBDA - {
+    "awslambdaric",
+    "boto3",
+    "dateutil",
+    "s3transfer",
+    "six",
+    "urllib3",
+    "sniffio",
+    "tzdata",
+}  # those are imported when they are needed

@@ -31,7 +31,7 @@ class WorstCase:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._rng = random.Random()  # noqa: S311 - the order of deployments does not matter here
+        self._rng = random.SystemRandom()
         self.pico_usd = 0
 
     def add(self, request: Request) -> None:

@@ -81,7 +81,7 @@ class Lines:
         self._completions = completions
         self._progress = progress
         self._objects = objects
-        self._rng = rng or random.Random()  # noqa: S311 - spreads retries
+        self._rng = rng or random.SystemRandom()
 
     async def run(self, batch: Batch, line: Line, *, worker: str, patience_s: Callable[[], float]) -> Ran:
         """Tries a line once. Whatever happens, it is either stored, or put back so that the next one finds it free.

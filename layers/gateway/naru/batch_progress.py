@@ -90,7 +90,7 @@ class Progress:
     def __init__(self, client: DynamoDBClient, table: str, *, rng: random.Random | None = None) -> None:
         self._client = client
         self._table = table
-        self._rng = rng or random.Random()  # noqa: S311 - spreads retries
+        self._rng = rng or random.SystemRandom()
 
     # ── Ranges ─────────────────────────────────────────────────────────────────────────────────────────────
 

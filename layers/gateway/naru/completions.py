@@ -106,7 +106,7 @@ class Completions:
         self._ledger = ledger
         self._json_deadline_s = json_deadline_s
         self._stream_deadline_s = stream_deadline_s
-        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._rng = rng or random.SystemRandom()
         self._attempts = Attempts(upstream, health, retry, self._rng)
 
     async def create(self, call: Call) -> Answer:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from naru.attributes import from_item, to_item
+from naru.aws_calls import call
 from naru.health_state import State, Write, difference
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class HealthStore:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return await asyncio.to_thread(function, **parameters)
+            return await call(function, **parameters)
         except (BotoCoreError, ClientError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
                 raise

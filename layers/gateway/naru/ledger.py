@@ -6,13 +6,13 @@ hold no permission for either. It holds what an invoice needs and nothing that a
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
+from naru.aws_calls import call
 from naru.business_time import business_day
 from naru.errors import StoreUnavailableError
 from naru.pricing import Currency, Rates, Usage
@@ -129,7 +129,7 @@ class Ledger:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            await asyncio.to_thread(
+            await call(
                 self._client.put_item,
                 TableName=self._table,
                 Item=key_of(row.request_id, self._zone) | to_item(row),
@@ -154,7 +154,7 @@ class Ledger:
         try:
             # A query, though it is for one item: functions may put to this table and query it, and nothing else.
             key = key_of(request_id, self._zone)
-            answer = await asyncio.to_thread(
+            answer = await call(
                 self._client.query,
                 TableName=self._table,
                 KeyConditionExpression="day_shard = :day_shard AND request_id = :request_id",

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from naru.attributes import from_item, to_item
+from naru.aws_calls import call
 from naru.business_time import business_day
 from naru.errors import NaruError, QuotaExceededError, RateLimitedError, StoreUnavailableError
 from naru.keys import Proven, read_authorization, unknown_key
@@ -94,7 +95,7 @@ class Meters:
         self._table = table
         self._zone = zone
         self._organisation = Limits(budget_pico_usd=organisation_budget_pico_usd)
-        self._rng = rng or random.Random()  # noqa: S311 - spreads requests over shards
+        self._rng = rng or random.SystemRandom()
         self._on_spent = on_spent
         self._seen: dict[str, Meter] = {}
 
@@ -422,7 +423,7 @@ class Meters:
             "TransactionConflictException",
         }
         try:
-            return await asyncio.to_thread(function, **parameters)
+            return await call(function, **parameters)
         except (BotoCoreError, ClientError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] in conditions:
                 raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from naru.aws_calls import call
 from naru.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ProviderKeys:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            answer = await asyncio.to_thread(self._client.get_secret_value, SecretId=self._secret_id)
+            answer = await call(self._client.get_secret_value, SecretId=self._secret_id)
             fields = json.loads(answer.get("SecretString") or "{}")
             if not isinstance(fields, dict):
                 raise TypeError("not a JSON object")
