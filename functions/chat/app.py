@@ -9,7 +9,7 @@ from typing import Any
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import Response
 
-from naru import metrics, models, sse, streaming_runtime
+from naru import metrics, models, snapshot, sse, streaming_runtime
 from naru.aws_calls import DynamoDB, Lazily, SecretsManager
 from naru.catalog_source import CatalogSource
 from naru.completions import Answer, Call
@@ -69,6 +69,16 @@ idempotency = Idempotency(
     lease_s=settings.idempotency_lease_s,
 )
 app = RestApi(paths=["/chat/completions", "/models", "/models/<model>", "/openapi.json"], methods="GET, POST, OPTIONS")
+
+
+def warm_up() -> None:
+    """Before a snapshot: what the first request would else wait for, as far as it stays true."""
+    tls_context()
+    if not settings.catalog_uri:
+        loop.run(catalogs.current())
+
+
+snapshot.around(before=warm_up, after=dynamodb.close)
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

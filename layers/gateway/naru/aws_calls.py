@@ -177,7 +177,7 @@ class JsonService:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Closes the connections that are kept. Lambda never asks for this; a test does."""
+        """Closes the connections that are kept."""
         while self._idle:
             self._idle.pop().close()
 

@@ -18,14 +18,15 @@ BreakerOpen                                            Deployment          a bre
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from naru.pricing import PICO_PER_USD
 
 if TYPE_CHECKING:
-    from naru.ledger import Row
+    from naru.ledger import Attempt, Row
 
 NAMESPACE = "Naru"
 
@@ -38,63 +39,86 @@ _BY_WHY = {
 }
 
 
+_OF_THE_SERVICE: list[list[str]] = [["service"]]
+_BY_MODEL = [["service"], ["service", "Model"]]
+_BY_ERROR = [["service", "ErrorCode"]]
+_BY_DEPLOYMENT = [["service", "Deployment"]]
+
+
 def count(row: Row) -> None:
-    """Writes what one request adds."""
-    whys = Counter(_BY_WHY[attempt.why] for attempt in row.attempts if attempt.why in _BY_WHY)
+    """Writes what one request adds: a line, one more for each further deployment that was called, and one if it failed."""
+    line = _Line()
+    line.add(_BY_MODEL, "Requests", 1)
+    line.add(_BY_MODEL, "PromptTokens", row.usage.prompt_tokens)
+    line.add(_BY_MODEL, "CompletionTokens", row.usage.completion_tokens)
+    # Good to look at and to alarm on; what is owed is in the ledger, in integers.
+    line.add(_BY_MODEL, "CostUsd", row.cost_pico_usd / PICO_PER_USD, unit="None")
+    line.names["Model"] = row.model_served
     failed = row.outcome != "completed"
-    _write(
-        {
-            "Requests": 1,
-            "Errors": int(failed and row.outcome != "rejected"),
-            "Truncated": int(row.outcome == "truncated"),
-            **{name: whys[name] for name in ("Retries", "Failovers", "Fallbacks", "Continuations")},
-        }
-        | _tokens(row),
-        milliseconds={
-            "Latency": row.latency_ms,
-            **({"FirstTokenLatency": row.first_token_ms} if row.first_token_ms is not None else {}),
-        },
-    )
-    _write({"Requests": 1} | _tokens(row), dimension=("Model", row.model_served))
+    line.add(_OF_THE_SERVICE, "Errors", int(failed and row.outcome != "rejected"))
+    if row.outcome == "truncated":
+        line.add(_OF_THE_SERVICE, "Truncated", 1)
+    for name, times in Counter(_BY_WHY[attempt.why] for attempt in row.attempts if attempt.why in _BY_WHY).items():
+        line.add(_OF_THE_SERVICE, name, times)
+    line.add(_OF_THE_SERVICE, "Latency", row.latency_ms, unit="Milliseconds")
+    if row.first_token_ms is not None:
+        line.add(_OF_THE_SERVICE, "FirstTokenLatency", row.first_token_ms, unit="Milliseconds")
+    for deployment in dict.fromkeys(attempt.deployment for attempt in row.attempts):
+        for attempt in row.attempts:
+            if attempt.deployment == deployment:
+                _attempt(line, attempt)
+        line.names["Deployment"] = deployment
+        line.write()
+        line = _Line()
+    line.write()
     if failed:
-        _write({"Errors": 1}, dimension=("ErrorCode", row.error_code or row.outcome))
-    for attempt in row.attempts:
-        answered = attempt.result == "ok"
-        _write(
-            {"Attempts": 1, "FailedAttempts": int(not answered)},
-            milliseconds={"UpstreamLatency": attempt.duration_ms} if answered else {},
-            dimension=("Deployment", attempt.deployment),
-        )
+        error = _Line({"ErrorCode": row.error_code or row.outcome})
+        error.add(_BY_ERROR, "Errors", 1)
+        error.write()
 
 
 def breaker_opened(deployment: str) -> None:
     """Writes that a deployment is not to be called for a while."""
-    _write({"BreakerOpen": 1})
-    _write({"BreakerOpen": 1}, dimension=("Deployment", deployment))
+    line = _Line({"Deployment": deployment})
+    line.add([*_OF_THE_SERVICE, *_BY_DEPLOYMENT], "BreakerOpen", 1)
+    line.write()
 
 
-def _tokens(row: Row) -> dict[str, float]:
-    return {
-        "PromptTokens": row.usage.prompt_tokens,
-        "CompletionTokens": row.usage.completion_tokens,
-        # Good to look at and to alarm on; what is owed is in the ledger, in integers.
-        "CostUsd": row.cost_pico_usd / PICO_PER_USD,
-    }
+def _attempt(line: _Line, attempt: Attempt) -> None:
+    answered = attempt.result == "ok"
+    line.add(_BY_DEPLOYMENT, "Attempts", 1)
+    line.add(_BY_DEPLOYMENT, "FailedAttempts", int(not answered))
+    if answered:
+        line.add(_BY_DEPLOYMENT, "UpstreamLatency", attempt.duration_ms, unit="Milliseconds")
 
 
-def _write(
-    counts: Mapping[str, float],
-    *,
-    milliseconds: Mapping[str, float] | None = None,
-    dimension: tuple[str, str] | None = None,
-) -> None:
-    from aws_lambda_powertools.metrics import EphemeralMetrics
+class _Line:
+    """A line in embedded metric format: metrics by several dimensions, where each dimension has one value.
 
-    blob = EphemeralMetrics(namespace=NAMESPACE, service="naru")
-    if dimension is not None:
-        blob.add_dimension(*dimension)
-    for name, value in counts.items():
-        blob.add_metric(name=name, unit="None" if name == "CostUsd" else "Count", value=value)
-    for name, value in (milliseconds or {}).items():
-        blob.add_metric(name=name, unit="Milliseconds", value=value)
-    blob.flush_metrics()
+    Powertools writes one such line for each set of dimensions, which takes ten times as long and three times the space.
+    """
+
+    def __init__(self, names: dict[str, str] | None = None) -> None:
+        self.names = names or {}
+        self._values: dict[str, list[float]] = {}
+        self._directives: dict[str, tuple[list[list[str]], dict[str, str]]] = {}
+
+    def add(self, dimensions: list[list[str]], name: str, value: float, *, unit: str = "Count") -> None:
+        """One more value of a metric."""
+        self._values.setdefault(name, []).append(float(value))
+        self._directives.setdefault(str(dimensions), (dimensions, {}))[1][name] = unit
+
+    def write(self) -> None:
+        """To the log, if there is anything to say."""
+        if not self._values:
+            return
+        directives = [
+            {
+                "Namespace": NAMESPACE,
+                "Dimensions": dimensions,
+                "Metrics": [{"Name": name, "Unit": unit} for name, unit in units.items()],
+            }
+            for dimensions, units in self._directives.values()
+        ]
+        about = {"Timestamp": time.time_ns() // 10**6, "CloudWatchMetrics": directives}
+        print(json.dumps({"_aws": about, "service": "naru", **self.names, **self._values}, separators=(",", ":")))  # noqa: T201
