@@ -1,17 +1,20 @@
 """``python -m benchmarks [name …]``: the measurements behind the README's figures, all of them without a name.
 
 Each prints a table and writes ``benchmarks/results/<name>.json``. ``faults``, ``storm`` and ``batch`` have options: ``--help``.
+One that fails does not stop the others; the end says which it was, and how long each took.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import batch, cold_start, cost, faults, first_token, ledger, overhead, report, storm
+from benchmarks import batch, cold_start, cost, faults, first_token, ledger, overhead, report, scale, storm
 
 BENCHMARKS: dict[str, Callable[[], Any]] = {
     "overhead": overhead.run,
@@ -23,13 +26,14 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
     "storm": storm.run,
     "batch": batch.run,
     "report": report.run,
+    "scale": scale.run,
 }
 WITH_OPTIONS = {"faults": faults.main, "storm": storm.main, "batch": batch.main}
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(names: list[str]) -> int:
-    """Runs them."""
+    """Runs them; 1 if any failed."""
     if len(names) > 1 and names[0] in WITH_OPTIONS and names[1].startswith("-"):
         return WITH_OPTIONS[names[0]](names[1:])
     if unknown := set(names) - set(BENCHMARKS):
@@ -37,10 +41,28 @@ def main(names: list[str]) -> int:
             f"benchmarks: there is no {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}", file=sys.stderr
         )
         return 2
-    RESULTS.mkdir(exist_ok=True)
-    for name in names or BENCHMARKS:
-        (RESULTS / f"{name}.json").write_text(json.dumps(BENCHMARKS[name](), indent=2) + "\n", encoding="utf-8")
-    return 0
+    return run_all({name: BENCHMARKS[name] for name in names or BENCHMARKS}, RESULTS)
+
+
+def run_all(benchmarks: Mapping[str, Callable[[], Any]], results: Path) -> int:
+    """Runs each to its end, whatever the others do, and prints their times and the sum; 1 if any failed."""
+    results.mkdir(exist_ok=True)
+    failed: list[str] = []
+    took_s: dict[str, float] = {}
+    for name, benchmark in benchmarks.items():
+        began_s = time.monotonic()
+        try:
+            result = json.dumps(benchmark(), indent=2)
+            (results / f"{name}.json").write_text(result + "\n", encoding="utf-8")
+        except Exception:  # noqa: BLE001 - told below, and by the exit code
+            traceback.print_exc()
+            failed.append(name)
+        took_s[name] = time.monotonic() - began_s
+        print(f"{name}: {took_s[name]:.0f} s{', failed' if name in failed else ''}\n", flush=True)
+    print(f"all together: {sum(took_s.values()):.0f} s")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
