@@ -103,6 +103,7 @@ class LedgerModel:
         self.page = page
         self.queries = 0
         self.read = 0
+        self.counted = 0
         self._lock = Lock()
         self._partitions: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self.put(rows)
@@ -125,8 +126,12 @@ class LedgerModel:
         page = found[: min(self.page, call.get("Limit", self.page))]
         with self._lock:
             self.queries += 1
-            self.read += len(page)
-        answer: dict[str, Any] = {"Items": [items[id_] for id_ in page]}
+            if call.get("Select") == "COUNT":
+                self.counted += len(page)
+                answer: dict[str, Any] = {"Count": len(page)}
+            else:
+                self.read += len(page)
+                answer = {"Items": [items[id_] for id_ in page]}
         if len(page) < len(found):
             answer["LastEvaluatedKey"] = {"request_id": {"S": page[-1]}}
         return answer

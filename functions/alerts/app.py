@@ -24,6 +24,7 @@ from naru.delivery import Topic
 from naru.key_store import KeyStore
 from naru.ledger_reader import LedgerReader
 from naru.meter_store import MeterStore
+from naru.plain_items import take_items_plain
 from naru.report_settings import ReportSettings
 from naru.report_store import ReportStore
 from naru.usage import Usage
@@ -33,6 +34,7 @@ logging.getLogger("botocore").setLevel(logging.WARNING)
 settings = ReportSettings.from_environment(os.environ)
 aws = Config(connect_timeout=2, read_timeout=10, max_pool_connections=16, retries={"mode": "standard", "total_max_attempts": 3})  # fmt: skip
 dynamodb = boto3.client("dynamodb", config=aws)
+take_items_plain(dynamodb)
 keys = KeyStore(
     MeterStore(dynamodb, settings.meter_table),
     settings.time_zone,

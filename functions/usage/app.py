@@ -29,6 +29,7 @@ from naru.key_store import KeyStore
 from naru.ledger_reader import LedgerReader
 from naru.meter import Meters
 from naru.meter_store import MeterStore
+from naru.plain_items import take_items_plain
 from naru.report_settings import ReportSettings
 from naru.report_store import ReportStore
 from naru.usage import Usage
@@ -41,6 +42,7 @@ settings = ReportSettings.from_environment(os.environ)
 loop = EventLoop()
 aws = Config(connect_timeout=2, read_timeout=10, max_pool_connections=16, retries={"mode": "standard", "total_max_attempts": 3})  # fmt: skip
 dynamodb = boto3.client("dynamodb", config=aws)
+take_items_plain(dynamodb)
 budget = settings.monthly_budget_pico_usd
 catalogs = CatalogSource(settings.catalog_uri, lambda: boto3.client("s3", config=aws))
 keys = KeyStore(MeterStore(dynamodb, settings.meter_table), settings.time_zone, organisation_budget_pico_usd=budget)
@@ -52,7 +54,7 @@ usage = Usage(
 topic = Topic(lambda: boto3.client("sns", config=aws), settings.alerts_topic)
 alerts = Alerts(usage, store, topic, thresholds=settings.alert_thresholds, language=settings.report_language)
 batches = (BatchStore(dynamodb, settings.batch_table), Progress(dynamodb, settings.batch_table))
-states = HealthStore(dynamodb, settings.health_table, kept_s=0, rng=random.Random())  # noqa: S311 - it only reads
+states = HealthStore(dynamodb, settings.health_table, kept_s=0, rng=random.SystemRandom())
 app = RestApi(
     paths=[
         "/usage",

@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import accumulate, pairwise
 from typing import Any
@@ -175,6 +176,11 @@ def test_korean_is_in_the_message_and_not_in_the_subject() -> None:
     world(sns, language="ko").check_budgets(accounts(spent=80 * USD), now_ms=NOW_MS)
     assert "조직: 2026-11 예산의 80 %를 썼습니다" in sns.sent[0]["Message"]
     assert sns.sent[0]["Subject"].isascii()
+    seen = accounts(spent=0, keys=[("key_a", 10 * USD, 9 * USD)])
+    seen = replace(seen, keys={"key_a": replace(seen.keys["key_a"], name="모바일 앱")})
+    world(sns, language="ko").check_budgets(seen, now_ms=NOW_MS)
+    assert sns.sent[-1]["Subject"] == "[Naru] 90 % of the budget of key_a is spent (2026-11)"
+    assert "키 모바일 앱: 2026-11 예산의 90 %" in sns.sent[-1]["Message"]
     assert ascii_line("한글\nkey " + "x" * 200) == ("?? key " + "x" * 200)[:100]
 
 

@@ -168,6 +168,27 @@ def test_only_the_key_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None
     assert "key_0123456789ab" in said.err
 
 
+@pytest.mark.parametrize(
+    ("zone", "shown"), [(None, "2026-12-01 00:00 KST"), ("America/New_York", "2026-11-30 10:00 EST"), ("", "2026-12-01 00:00 KST")]
+)  # fmt: skip
+def test_times_are_the_businesss_wherever_the_command_runs(
+    monkeypatch: pytest.MonkeyPatch, zone: str | None, shown: str
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.delenv("NARU_TIME_ZONE", raising=False)
+    if zone is not None:
+        monkeypatch.setenv("NARU_TIME_ZONE", zone)
+    assert output.moment(1796050800) == shown
+    assert output.moment(None) == "never"
+
+
+def test_a_time_zone_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NARU_TIME_ZONE", "Seoul")
+    with serving(200, json.dumps(key_object()).encode()) as (url, _):
+        assert run("keys", "show", "key_0123456789ab", "--base-url", url, "--admin-key", "k") == 2
+    assert "NARU_TIME_ZONE is 'Seoul'" in capsys.readouterr().err
+
+
 def test_columns_stand_below_each_other_in_korean_too(capsys: pytest.CaptureFixture[str]) -> None:
     output.show_table(("NAME", "RPM"), [("모바일 앱", "60"), ("app", "5")])
     assert capsys.readouterr().out == "NAME       RPM\n모바일 앱  60\napp        5\n"

@@ -116,6 +116,14 @@ def test_the_mail_loads_nothing_and_is_well_formed(report: dict[str, Any], langu
     assert (mail.foreign, mail.open) == ([], [])
 
 
+def test_the_bars_of_the_mail_are_as_long_as_the_costs(report: dict[str, Any]) -> None:
+    """In parts of their column, which on a phone is narrower."""
+    costs = {"2026-11-20": 1, "2026-11-21": 0, "2026-11-22": 4}
+    days = [{"date": date, "requests": 1, "errors": 0, "cost_usd": cost} for date, cost in costs.items()]
+    mail = report_text.html({**report, "days": days}, "ko")
+    assert re.findall(r'<table role="presentation" width="(\d+)%" cellpadding="0" cellspacing="0"><tr><td height', mail) == ["25", "100"]  # fmt: skip
+
+
 def test_a_day_without_requests_is_a_report_too() -> None:
     made = daily_report(
         usage_of(LedgerModel(SEOUL)), day("2026-11-22"), accounts(spent=0), Terms(None, 1400), now_ms=at_ms("2026-11-23 01:00:00")

@@ -55,6 +55,19 @@ def test_what_is_no_roll_up_is_refused() -> None:
         decode(b"no")
 
 
+def test_end_users_of_roll_ups_are_added_when_somebody_asks() -> None:
+    """However roll-ups and rows are mixed, users are those of all rows, in the order in which they were added."""
+    rows = some_rows(8, 90)
+    whole = Tally().add_all(rows)
+    first, second = (decode(encode(Tally().add_all(rows[at : at + 30]))) for at in (0, 30))
+    mixed = merged([first, second]).merge(Tally().add_all(rows[60:]))
+    of_a = merged([first, second]).only("key_a".__eq__)
+    assert mixed.users.named == whole.users.named
+    assert encode(mixed) == encode(whole)
+    assert of_a.users.named == Tally().add_all(each for each in rows[:60] if each.key_id == "key_a").users.named
+    assert first.users.named == Tally().add_all(rows[:30]).users.named
+
+
 def test_an_answer_of_two_parts_is_one_request_and_two_charges() -> None:
     made = next(each for each in some_rows(5, 200) if each.parts)
     tally = Tally().add_all([made])

@@ -178,6 +178,24 @@ def test_a_row_that_comes_late_after_all_is_counted_when_the_day_closes() -> Non
     assert store.tallies("days#2026-11")["22"].requests == 2
 
 
+def test_a_day_is_the_sum_of_its_hours_and_its_rows_are_not_read_again() -> None:
+    rng = random.Random(5)
+    rows = [any_row(at_ms("2026-11-22 00:00:00") + rng.randrange(86_400_000), rng) for _ in range(100)]
+    ledger, store = LedgerModel(SEOUL, rows), StoreModel()
+    usage = usage_of(ledger, store=store)
+    store.note("rolled", "hours", until_ms=at_ms("2026-11-22 00:00:00"))
+    for hour in range(1, 24):
+        usage.catch_up(now_ms=at_ms(f"2026-11-22 {hour:02}:10:00"))
+    before = ledger.read
+    usage.catch_up(now_ms=at_ms("2026-11-23 00:10:00"))
+    of_last_hour = sum(each.arrived_at_ms >= at_ms("2026-11-22 23:00:00") for each in rows)
+    assert ledger.read - before == of_last_hour
+    assert ledger.counted == len(rows)
+    whole = store.bytes["days#2026-11"]["22"]
+    usage.roll_up_day(date(2026, 11, 22))
+    assert store.bytes["days#2026-11"]["22"] == whole
+
+
 def test_roll_ups_that_were_missed_are_made_by_the_next_run() -> None:
     rng = random.Random(2)
     rows = [any_row(at_ms("2026-11-15 00:00:00") + rng.randrange(6 * 86_400_000), rng) for _ in range(60)]
@@ -283,6 +301,15 @@ def test_a_wrong_query_is_told_which_parameter(query: dict[str, Any], param: str
     with pytest.raises(InvalidRequestError) as refused:
         ask(query, [])
     assert refused.value.param == param
+
+
+def test_more_groups_than_an_answer_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage_api, "MAX_GROUPS", 20)
+    rows = [row(at_ms("2026-11-21 10:00:00") + number * 3_600_000, end_user=f"u{number % 7}") for number in range(22)]
+    assert len(ask({"start": "2026-11-21", "group_by": "end_user"}, rows)["data"]) == 7
+    for groups in ("hour,end_user", "hour,key"):
+        with pytest.raises(InvalidRequestError, match="more groups than the 20"):
+            ask({"start": "2026-11-21", "group_by": groups}, rows)
 
 
 def test_pages_of_requests_hold_each_row_once_newest_first() -> None:

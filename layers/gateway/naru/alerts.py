@@ -88,6 +88,7 @@ class Alerts:
         self._topic = topic
         self._thresholds = thresholds
         self._voice = Voice(language, usage.zone)
+        self._usual_costs: dict[Hour, list[int]] = {}
 
     def check_budgets(self, accounts: Accounts, *, now_ms: int, only: str | None = None) -> list[str]:
         """Tells of every threshold that is reached and has not been told; those, as ``organisation/90``.
@@ -120,7 +121,9 @@ class Alerts:
         if not self._store.claim(about, part, now_ms=now_ms, lease_ms=CLAIM_MS):
             return None
         try:
-            subject = f"[Naru] {budget.percent} % of the budget of {budget.name} is spent ({month})"
+            # SNS takes subjects in ASCII only.
+            whose = budget.name if budget.name.isascii() else budget.scope
+            subject = f"[Naru] {budget.percent} % of the budget of {whose} is spent ({month})"
             self._topic.publish(subject, self._budget_text(budget, reached[-1], month, accounts, now_ms))
         except BaseException:
             self._store.give_back(about, part)
@@ -218,11 +221,17 @@ class Alerts:
 
     def _usual(self, hour: Hour) -> list[int]:
         """What the same hour cost on the days before it, by their roll-ups."""
+        if (known := self._usual_costs.get(hour)) is not None:
+            return known
         costs: list[int] = []
         for back in range(1, _SPIKE_DAYS + 1):
             tallies = self._usage.store.tallies(f"hours#{hour.day - timedelta(days=back)}")
             if (tally := tallies.get(f"{hour.index:02}")) is not None:
                 costs.append(tally.cost_pico_usd)
+        # Kept, because the hour is looked at every five minutes, and two weeks of roll-ups are megabytes.
+        if len(self._usual_costs) > 1:
+            self._usual_costs.clear()
+        self._usual_costs[hour] = costs
         return costs
 
     def _tell_spike(self, found: _Spike, accounts: Accounts, now_ms: int) -> Hour | None:

@@ -96,13 +96,15 @@ class MonthSoFar:
     """The month of a day, up to its end."""
 
     month: str
-    tally: Tally
+    requests: int
+    cost_pico_usd: int
     projection: Projection | None
 
 
 def _month(usage: Usage, days: Sequence[Bucket], until: date, terms: Terms, now_ms: int) -> MonthSoFar:
     """``days`` are those before ``until``, and itself, the last one."""
-    tally = merged(bucket.tally for bucket in days if month_of(bucket.day) == month_of(until))
+    of_month = [bucket.tally for bucket in days if month_of(bucket.day) == month_of(until)]
+    spent = sum(tally.cost_pico_usd for tally in of_month)
     is_over = day_end_ms(until, usage.zone) <= now_ms
     # A day that is over is one more that is known, and the projection begins with the next.
     if is_over and until == last_of_month(until):
@@ -113,11 +115,11 @@ def _month(usage: Usage, days: Sequence[Bucket], until: date, terms: Terms, now_
             {bucket.day: bucket.tally.cost_pico_usd for bucket in days},
             now_ms=day_start_ms(today, usage.zone) if is_over else now_ms,
             today=today,
-            spent_pico_usd=tally.cost_pico_usd,
+            spent_pico_usd=spent,
             budget_pico_usd=terms.budget_pico_usd,
             zone=usage.zone,
         )
-    return MonthSoFar(month_of(until), tally, projection)
+    return MonthSoFar(month_of(until), sum(tally.requests for tally in of_month), spent, projection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +258,10 @@ class Report:
     def _month(self) -> dict[str, Any] | None:
         if self.month is None:
             return None
-        spent, budget = self.month.tally.cost_pico_usd, self.terms.budget_pico_usd
+        spent, budget = self.month.cost_pico_usd, self.terms.budget_pico_usd
         return {
             "month": self.month.month,
-            "requests": self.month.tally.requests,
+            "requests": self.month.requests,
             **month_object(spent, budget, self.month.projection, self.usage),
             "cost_krw": to_krw(spent, self.terms.krw_per_usd),
         }

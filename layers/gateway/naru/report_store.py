@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 350_000
 """DynamoDB takes items of 400 KB."""
+_KEPT_BYTES = 64 << 20
+"""Of roll-ups that were read before, as they are in the table."""
 
 
 class ReportStore:
@@ -38,6 +40,7 @@ class ReportStore:
         self._client = client
         self._table = table
         self._decoded: dict[str, Tally] = {}
+        self._decoded_bytes = 0
 
     # ── Roll-ups ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -76,13 +79,16 @@ class ReportStore:
         if any(number not in chunks or chunks[number]["digest"]["S"] != digest for number in range(count)):
             return None
         if (known := self._decoded.get(digest)) is None:
+            content = b"".join(bytes(chunks[number]["content"]["B"]) for number in range(count))
             try:
-                known = decode(b"".join(bytes(chunks[number]["content"]["B"]) for number in range(count)))
+                known = decode(content)
             except ValueError:
                 return None  # of another version of Naru: the rows are asked instead
-            if len(self._decoded) >= 1000:
+            if self._decoded_bytes + len(content) > _KEPT_BYTES:
                 self._decoded.clear()
+                self._decoded_bytes = 0
             self._decoded[digest] = known
+            self._decoded_bytes += len(content)
         return known
 
     # ── What is remembered ─────────────────────────────────────────────────────────────────────────────────

@@ -123,7 +123,13 @@ def groups(voice: Voice, report: Mapping[str, Any]) -> Iterator[tuple[str, str, 
     for group, name in names.items():
         rows = [_row(voice, line, _name(line, name), whole) for line in report[group]]
         yield group, voice.say(group), rows
-    errors = [[error["code"], f"{error['outcome']} x {number(error['count'])}"] for error in report["errors"]]
+    errors = [
+        [
+            error["code"],
+            voice.say("errors_cell", count=number(error["count"]), outcome=voice.say(f"outcome_{error['outcome']}")),
+        ]
+        for error in report["errors"]
+    ]
     yield "errors", voice.say("top_errors"), errors
 
 
@@ -154,7 +160,6 @@ def _voice(report: Mapping[str, Any], language: Language) -> Voice:
 _FONT = "font-family:-apple-system,'Segoe UI','Apple SD Gothic Neo','Malgun Gothic','Noto Sans KR',sans-serif"
 _INK, _PALE, _LINE, _BAR, _BAD = "#14213d", "#5b6478", "#e3e7ee", "#2a6f97", "#b3261e"
 _CELL = f"padding:4px 8px 4px 0;border-bottom:1px solid {_LINE};vertical-align:top"
-_BAR_WIDTH = 320
 _WIDTHS = ("50%", "20%", "12%", "18%")
 
 
@@ -211,22 +216,23 @@ def _chart(voice: Voice, report: Mapping[str, Any]) -> str:
     rows = []
     for point in points:
         cost, day = Decimal(point["cost_usd"]), date.fromisoformat(point["date"])
-        width = int(cost * _BAR_WIDTH / highest)
+        # Of its cell and not in pixels: on a phone those of all days were squeezed to the same.
+        width = int(100 * cost / highest)
         colour = _BAR if point["date"] == report["period"] or report["kind"] == "month" else "#a9c7d8"
         bar = (
-            f'<table role="presentation" cellpadding="0" cellspacing="0"><tr><td width="{width}" height="12" '
-            f'style="width:{width}px;height:12px;line-height:12px;font-size:0;background:{colour}">&nbsp;</td></tr></table>'
+            f'<table role="presentation" width="{width}%" cellpadding="0" cellspacing="0"><tr><td height="12" '
+            f'style="height:12px;line-height:12px;font-size:0;background:{colour}">&nbsp;</td></tr></table>'
             if width
             else ""
         )
         rows.append(
             f'<tr><th align="left" scope="row" style="padding:2px 8px 2px 0;font-weight:400;color:{_PALE};white-space:nowrap">'
-            f"{day:%m-%d} {_e(voice.weekday(day))}</th><td>{bar}</td>"
+            f'{day:%m-%d} {_e(voice.weekday(day))}</th><td width="100%">{bar}</td>'
             f'<td align="right" style="padding:2px 0 2px 8px;white-space:nowrap">{_e(voice.usd(cost))}</td></tr>'
         )
     return (
         f'<h2 style="margin:24px 0 8px;font-size:16px">{_e(voice.say("per_day"))} (USD)</h2>'
-        f'<table cellpadding="0" cellspacing="0" style="border-collapse:collapse">{"".join(rows)}</table>'
+        f'<table width="100%" cellpadding="0" cellspacing="0" style="border-collapse:collapse">{"".join(rows)}</table>'
     )
 
 
@@ -235,7 +241,7 @@ def _group(heading: str, rows: Sequence[Sequence[str]]) -> str:
         "<tr>"
         + "".join(
             f'<td align="{"left" if index == 0 else "right"}" width="{_WIDTHS[index]}" '
-            f'style="{_CELL};word-break:break-word">{_e(cell)}</td>'
+            f'style="{_CELL};{"word-break:break-word" if index == 0 else "white-space:nowrap"}">{_e(cell)}</td>'
             for index, cell in enumerate(row)
         )
         + "</tr>"

@@ -8,8 +8,8 @@ integers, so a tally of a day is to the pico-dollar what its hours are, and what
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import NamedTuple
 
 from naru.ledger import Part, Row
@@ -95,37 +95,84 @@ class Users:
 
     When there are twice as many as ``limit``, the cheaper half goes into :attr:`others`, so that the sum stays exact.
     A user who was there before a cut and comes again after it is counted from then on only.
+
+    Roll-ups are many, and few ask for their users: those that are to be added may wait, as whatever ``later`` gives,
+    until somebody does.
     """
 
-    def __init__(self, *, limit: int = MAX_USERS) -> None:
+    def __init__(self, *, limit: int = MAX_USERS, later: Sequence[Callable[[], Users]] = ()) -> None:
         self.limit = limit
-        self.named: dict[tuple[str, str], Spent] = {}
-        self.others: dict[str, Spent] = {}
-        """By key."""
+        self._named: dict[tuple[str, str], Spent] = {}
+        self._others: dict[str, Spent] = {}
+        self._later = [*later]
+
+    @property
+    def named(self) -> dict[tuple[str, str], Spent]:
+        """By key and end user."""
+        self._settle()
+        return self._named
+
+    @property
+    def others(self) -> dict[str, Spent]:
+        """By key: those that were too many to be named."""
+        self._settle()
+        return self._others
 
     def add(self, key_id: str, end_user: str, spent: Spent) -> None:
         """Counts what a user of a key has spent."""
-        known = self.named.get((key_id, end_user))
-        if known is None:
-            self.named[key_id, end_user] = known = Spent()
-        known.merge(spent)
-        if len(self.named) >= 2 * self.limit:
-            self.trim()
+        self._settle()
+        self._add(key_id, end_user, spent)
+
+    def add_other(self, key_id: str, spent: Spent) -> None:
+        """Counts what users without a name have spent."""
+        self._settle()
+        self._others.setdefault(key_id, Spent()).merge(spent)
 
     def merge(self, other: Users) -> None:
-        for (key_id, end_user), spent in other.named.items():
-            self.add(key_id, end_user, spent)
-        for key_id, spent in other.others.items():
-            self.others.setdefault(key_id, Spent()).merge(spent)
+        """Counts what the other one has counted, too."""
+        if other._named or other._others:
+            self._settle()
+            self._take(other._named, other._others)
+        self._later += other._later
+
+    def only(self, wanted: Callable[[str], bool]) -> Users:
+        """Those of some keys."""
+        part = Users(limit=self.limit, later=[lambda each=each: each().only(wanted) for each in self._later])  # type: ignore[misc]
+        part._named = {who: replace(spent) for who, spent in self._named.items() if wanted(who[0])}
+        part._others = {key_id: replace(spent) for key_id, spent in self._others.items() if wanted(key_id)}
+        return part
 
     def trim(self) -> None:
         """Keeps the dearest."""
-        if len(self.named) <= self.limit:
+        self._settle()
+        self._cut()
+
+    def _settle(self) -> None:
+        while self._later:
+            other = self._later.pop(0)()
+            self._take(other.named, other.others)
+
+    def _take(self, named: Mapping[tuple[str, str], Spent], others: Mapping[str, Spent]) -> None:
+        for (key_id, end_user), spent in named.items():
+            self._add(key_id, end_user, spent)
+        for key_id, spent in others.items():
+            self._others.setdefault(key_id, Spent()).merge(spent)
+
+    def _add(self, key_id: str, end_user: str, spent: Spent) -> None:
+        known = self._named.get((key_id, end_user))
+        if known is None:
+            self._named[key_id, end_user] = known = Spent()
+        known.merge(spent)
+        if len(self._named) >= 2 * self.limit:
+            self._cut()
+
+    def _cut(self) -> None:
+        if len(self._named) <= self.limit:
             return
-        ranked = sorted(self.named.items(), key=lambda item: (-item[1].cost_pico_usd, item[0]))
+        ranked = sorted(self._named.items(), key=lambda item: (-item[1].cost_pico_usd, item[0]))
         for (key_id, _), spent in ranked[self.limit :]:
-            self.others.setdefault(key_id, Spent()).merge(spent)
-        self.named = dict(ranked[: self.limit])
+            self._others.setdefault(key_id, Spent()).merge(spent)
+        self._named = dict(ranked[: self.limit])
 
 
 _ANSWERED = frozenset({"completed", "truncated"})
@@ -249,10 +296,7 @@ class Tally:
             for group, durations in theirs.items():
                 if wanted(group[0]):
                     mine[group].merge(durations)
-        for (key_id, end_user), spent in self.users.named.items():
-            if wanted(key_id):
-                part.users.add(key_id, end_user, spent)
-        part.users.others = {key_id: spent for key_id, spent in self.users.others.items() if wanted(key_id)}
+        part.users = self.users.only(wanted)
         return part
 
 

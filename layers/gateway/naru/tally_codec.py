@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from naru.percentiles import Durations
-from naru.tally import Call, Cell, Failure, Spent, Sums, Tally
+from naru.tally import Call, Cell, Failure, Spent, Sums, Tally, Users
 
-_VERSION = 1
+_VERSION = 2
+_LENGTH_BYTES = 4
 
 
 def encode(tally: Tally) -> bytes:
-    """Compressed JSON, sorted."""
+    """Compressed JSON, sorted: how long it is, everything but end users, end users."""
     users = tally.users
     users.trim()
     content = {
@@ -24,22 +26,26 @@ def encode(tally: Tally) -> bytes:
         "calls": [[*call, count] for call, count in sorted(tally.calls.items())],
         "first_token": _durations(tally.first_token),
         "latency": _durations(tally.latency),
+    }
+    who_spent = {
         "users": [[*who, *_spent(spent)] for who, spent in sorted(users.named.items())],
         "others": [[key_id, *_spent(spent)] for key_id, spent in sorted(users.others.items())],
     }
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return zlib.compress(text.encode("utf-8", "surrogatepass"), 6)
+    packed = _pack(content)
+    return len(packed).to_bytes(_LENGTH_BYTES, "big") + packed + _pack(who_spent)
 
 
 def decode(content: bytes) -> Tally:
-    """The tally again.
+    """The tally again. Its end users, which may be as many as all the rest a hundred times over, stay packed until
+    somebody asks for them.
 
     Raises ValueError for what another version has written.
     """
+    end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "big")
     try:
-        found: dict[str, Any] = json.loads(zlib.decompress(content).decode("utf-8", "surrogatepass"))
+        found = _unpack(content[_LENGTH_BYTES:end])
     except zlib.error as error:
-        raise ValueError(f"not a roll-up: {error}") from error
+        raise ValueError(f"not a roll-up of this version: {error}") from error
     if found.get("version") != _VERSION:
         raise ValueError(f"a roll-up of version {found.get('version')}")
     tally = Tally()
@@ -51,9 +57,27 @@ def decode(content: bytes) -> Tally:
     for name, durations in (("first_token", tally.first_token), ("latency", tally.latency)):
         for key_id, model, bins in found[name]:
             durations[key_id, model] = Durations(Counter({key: count for key, count in bins}))  # noqa: C416 - pairs
-    tally.users.named = {(key_id, user): Spent(*spent) for key_id, user, *spent in found["users"]}
-    tally.users.others = {key_id: Spent(*spent) for key_id, *spent in found["others"]}
+    tally.users = Users(later=[partial(_users, content[end:])])
     return tally
+
+
+def _users(packed: bytes) -> Users:
+    found, users = _unpack(packed), Users()
+    for key_id, end_user, *spent in found["users"]:
+        users.add(key_id, end_user, Spent(*spent))
+    for key_id, *spent in found["others"]:
+        users.add_other(key_id, Spent(*spent))
+    return users
+
+
+def _pack(content: dict[str, Any]) -> bytes:
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return zlib.compress(text.encode("utf-8", "surrogatepass"), 6)
+
+
+def _unpack(packed: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(zlib.decompress(packed).decode("utf-8", "surrogatepass"))
+    return found
 
 
 def _durations(groups: dict[tuple[str, str], Durations]) -> list[list[Any]]:

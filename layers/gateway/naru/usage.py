@@ -1,8 +1,8 @@
 """What was used in a span of time: whole days and hours from roll-ups, the rest from the rows themselves.
 
 A roll-up of an hour or a day is written when no row of it can come any more (:mod:`naru.closing`). It is a fold over
-rows that never change, so whoever writes it, whenever and however often, writes the same. The roll-up of a day is folded
-from the day's rows anew and not from its hours; should a row have come late after all, it is in there.
+rows that never change, so whoever writes it, whenever and however often, writes the same. The roll-up of a day is the sum
+of its hours', once the day's rows have been counted: should one have come late after all, they are folded anew.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from naru.closing import Closing
 from naru.ledger import Row
 from naru.ledger_reader import LedgerReader
 from naru.periods import (
+    HOUR_MS,
     Hour,
     day_end_ms,
     day_start_ms,
@@ -171,12 +172,12 @@ class Usage:
 
     def fold(self, day: date, *, start_ms: int | None = None, end_ms: int | None = None) -> defaultdict[int, Tally]:
         """The rows of a day, or of a part of it, by the index of their hour. Reads every one of them."""
-        zone = self.zone
+        day_ms = day_start_ms(day, self.zone)
 
         def work(rows: Iterator[Row]) -> dict[int, Tally]:
             hours: defaultdict[int, Tally] = defaultdict(Tally)
             for row in rows:
-                hours[hour_of(row.arrived_at_ms, zone).index].add(row)
+                hours[(row.arrived_at_ms - day_ms) // HOUR_MS].add(row)
             return hours
 
         whole: defaultdict[int, Tally] = defaultdict(Tally)
@@ -198,7 +199,7 @@ class Usage:
         rolled: list[Hour] = []
         for day in days_between(first.day, business_day(closed_ms, self.zone)):
             if day_end_ms(day, self.zone) <= closed_ms:
-                done = self.roll_up_day(day)
+                done = self._close_day(day)
             else:
                 begin_ms = first.start_ms(self.zone) if day == first.day else day_start_ms(day, self.zone)
                 done = self._roll_up_hours(day, begin_ms, closed_ms)
@@ -206,6 +207,22 @@ class Usage:
                 rolled += [hour for hour in done if hour >= first]
                 self.store.note("rolled", "hours", until_ms=done[-1].end_ms(self.zone))
         return rolled
+
+    def _close_day(self, day: date) -> list[Hour]:
+        """Makes the roll-up of a day, and those of its hours that are not there."""
+        hours, about = hours_of(day, self.zone), f"hours#{day}"
+        rolled = self.store.tallies(about)
+        missing = [hour for hour in hours if f"{hour.index:02}" not in rolled]
+        if 2 * len(missing) > len(hours):
+            return self.roll_up_day(day)
+        for hour in missing:
+            self._roll_up([hour], Tally())
+        # Read again, so that a day is made of what its hours are in the table, whoever wrote them.
+        whole = merged(tally for _, tally in sorted(self.store.tallies(about).items()))
+        if whole.requests != self.reader.count(day):
+            return self.roll_up_day(day)
+        self.store.put_tally(f"days#{month_of(day)}", f"{day.day:02}", whole)
+        return hours
 
     def roll_up_day(self, day: date) -> list[Hour]:
         """Makes the roll-ups of a day and its hours from its rows, over those there are. For a day that is closed.

@@ -15,7 +15,7 @@ from naru.figures import request_object, sums_object
 from naru.ledger import Row
 from naru.periods import month_of
 from naru.report import plain
-from naru.tally import Cell, Spent, Sums, Tally
+from naru.tally import Cell, Spent, Sums, Tally, Users
 from naru.usage import Bucket, Usage
 from naru.usage_query import Filters, RequestsQuery, UsageQuery
 
@@ -51,8 +51,7 @@ def usage_list(usage: Usage, query: UsageQuery, accounts: Accounts, *, krw_per_u
         whole = sums_object(_total(buckets, query.filters))
     if len(lines) > MAX_GROUPS:
         raise InvalidRequestError(
-            f"There are {len(lines)} groups, more than the {MAX_GROUPS} of one answer. Ask for a shorter time or fewer "
-            "groups.",
+            f"There are more groups than the {MAX_GROUPS} of one answer. Ask for a shorter time or fewer groups.",
             param="group_by",
             code="too_many_groups",
         )
@@ -143,13 +142,18 @@ def _user_groups(buckets: Iterable[Bucket], query: UsageQuery) -> dict[Group, Sp
                 continue
             values = {"key": key_id, "end_user": end_user}
             groups[tuple(values[name] if name in values else _time(bucket, name) for name in query.groups)].merge(spent)
+        if len(groups) > MAX_GROUPS:
+            break  # It will be refused: 62 days of hours and all their users would not fit into memory.
     return groups
 
 
 def _users(tally: Tally) -> Iterator[tuple[str, str | None, Spent]]:
-    for (key_id, end_user), spent in tally.users.named.items():
+    # A copy, so that those of a roll-up, which is kept for the next request, stay packed.
+    users = Users()
+    users.merge(tally.users)
+    for (key_id, end_user), spent in users.named.items():
         yield key_id, end_user, spent
-    for key_id, spent in tally.users.others.items():
+    for key_id, spent in users.others.items():
         yield key_id, None, spent
 
 

@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     root = _Parser(
         prog="naru",
         description="Keys, budgets and costs of a Naru gateway.",
-        epilog="The gateway: --base-url and --admin-key, or NARU_BASE_URL and NARU_ADMIN_KEY, or .naru/local.json of 'make run'.",
+        epilog="The gateway: --base-url and --admin-key, or NARU_BASE_URL and NARU_ADMIN_KEY, or .naru/local.json of 'make run'. "
+        "Times are of Asia/Seoul, or of NARU_TIME_ZONE.",
         allow_abbrev=False,
     )
     groups = root.add_subparsers(title="commands", metavar="COMMAND", required=True)

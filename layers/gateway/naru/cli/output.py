@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_UP, Decimal
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from naru.amounts import write_json
 
 _CENT_PARTS = Decimal("0.0001")
+_SEOUL = "Asia/Seoul"
+"""The stack's own default; whoever deploys with another TimeZone sets NARU_TIME_ZONE here, too."""
 
 
 class CommandError(Exception):
@@ -70,8 +74,18 @@ def usd(amount: Decimal | int | None, *, short: bool = False) -> str:
 
 
 def moment(at_s: int | None, *, none: str = "never") -> str:
-    """A time on the clock of this machine."""
-    return datetime.fromtimestamp(at_s).astimezone().strftime("%Y-%m-%d %H:%M %Z") if at_s is not None else none
+    """A time on the clock of the business, whose zone it names: days and budgets begin by that clock, wherever the
+    operator or a build server sits.
+    """
+    return datetime.fromtimestamp(at_s, _zone()).strftime("%Y-%m-%d %H:%M %Z") if at_s is not None else none
+
+
+def _zone() -> ZoneInfo:
+    name = os.environ.get("NARU_TIME_ZONE") or _SEOUL
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise MisuseError(f"NARU_TIME_ZONE is {name!r}, which is no time zone; write it as {_SEOUL}") from None
 
 
 def count(number: int | None) -> str:
