@@ -22,10 +22,20 @@ class Sharing:
         self._slots, self._retry_after_s = slots, retry_after_s
         self.wanted: list[int] = []
         self.let_go_of: list[str] = []
+        self.refused, self.asked_again = asyncio.Event(), asyncio.Event()
 
     async def hold(self, deployment: str, *, holder: str, wanted: int, sample: Any = None) -> Share:
+        if self.wanted:
+            self.asked_again.set()
         self.wanted.append(wanted)
+        self.refused.clear()
         return Share(min(self._slots(), wanted), self._retry_after_s)
+
+    def must_ask(self, deployment: str) -> bool:
+        return self.refused.is_set()
+
+    async def too_much(self, deployment: str) -> None:
+        await self.refused.wait()
 
     async def let_go(self, deployment: str, *, holder: str) -> None:
         self.let_go_of.append(deployment)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
 from naru.health_limit import Observations, ask_again_s, held, released
-from naru.health_state import HealthPolicy, State
+from naru.health_state import HealthPolicy, State, grown, overloaded
 
 POLICY = HealthPolicy()
 _REFUSED_S = 0.04
@@ -73,6 +74,33 @@ class Congested:
 
 
 @dataclass
+class Moody:
+    """A provider that refuses some calls for no reason that a caller could see."""
+
+    inner: Provider = field(default_factory=lambda: Capacity(slots=10**6))
+    share: float = 0.1
+
+    def call(self, now_s: float, in_flight: int, rng: random.Random) -> float | None:
+        return None if rng.random() < self.share else self.inner.call(now_s, in_flight, rng)
+
+
+@dataclass
+class PerMinute:
+    """So many calls in any minute; what is more is refused."""
+
+    calls: int
+    _taken_s: deque[float] = field(default_factory=deque)
+
+    def call(self, now_s: float, in_flight: int, rng: random.Random) -> float | None:
+        while self._taken_s and self._taken_s[0] <= now_s - 60:
+            self._taken_s.popleft()
+        if len(self._taken_s) >= self.calls:
+            return None
+        self._taken_s.append(now_s)
+        return usual_s(rng)
+
+
+@dataclass
 class Outcome:
     makespan_s: float
     refused: int
@@ -97,7 +125,7 @@ def run(
     shared = state or State("d")
     events: list[tuple[float, int, Callable[[], None]]] = []
     order = iter(range(10**9))
-    now_s, in_flight, waiting, left = 0.0, 0, calls, calls
+    now_s, in_flight, waiting, backing_off, left = 0.0, 0, calls, 0, calls
     outcome = Outcome(0.0, 0)
     team = [_Worker(f"w{index}") for index in range(workers)]
 
@@ -111,12 +139,12 @@ def run(
         nonlocal shared
         if worker.done:
             return
-        if left == 0 or (waiting == 0 and worker.seen.in_flight == 0):
+        if left == 0 or (waiting == 0 and backing_off == 0 and worker.seen.in_flight == 0):
             worker.done = True
             shared = released(shared, worker.name, now_ms=ms()) or shared
             return
         before = shared.limit
-        wanted = waiting + worker.seen.in_flight
+        wanted = max(1, waiting + backing_off + worker.seen.in_flight)
         sample = worker.seen.sample(shared.round_ms)
         shared = held(shared, worker.name, wanted=wanted, sample=sample, now_ms=ms(), policy=POLICY)
         worker.slots = shared.holders[worker.name].slots
@@ -143,13 +171,15 @@ def run(
                 at(now_s + takes_s, partial(answered, worker, ms(), takes_s))
 
     def refused(worker: _Worker) -> None:
-        nonlocal waiting
+        nonlocal backing_off
+        backing_off += 1
         outcome.refused += 1
         worker.seen.failed(overload=True)
         worker.seen.ended()
 
         def again() -> None:
-            nonlocal waiting
+            nonlocal waiting, backing_off
+            backing_off -= 1
             waiting += 1
             for each in team:
                 send(each)
@@ -173,3 +203,62 @@ def run(
         what()
     assert left == 0 or now_s >= until_s
     return outcome
+
+
+# ── Single calls ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Crowd:
+    """What clients came by who ask without pause, each through an environment of its own."""
+
+    answered: int = 0
+    refused: int = 0
+    state: State = field(default_factory=lambda: State("d"))
+
+
+def run_crowd(provider: Provider, *, clients: int, seconds: float, seed: int) -> Crowd:
+    """So many clients, whose calls take slots of the shared limit; who is refused comes again after a moment."""
+    rng = random.Random(seed)
+    crowd = Crowd()
+    events: list[tuple[float, int, str, str, int]] = []
+    order = iter(range(10**9))
+    now_s, in_flight, waiting = 0.0, 0, clients
+
+    def ms() -> int:
+        return 1_000_000 + round(now_s * 1000)
+
+    def send() -> None:
+        nonlocal in_flight, waiting
+        while waiting:
+            state = crowd.state
+            if (limited := state.is_limited(ms())) and len(state.calls) >= state.limit:
+                crowd.state = replace(state, limited_until_ms=ms() + 60_000)
+                return
+            waiting -= 1
+            call = str(next(order))
+            takes_s = provider.call(now_s, in_flight, rng)
+            if limited:
+                crowd.state = replace(state, calls={**state.calls, call: ms() + 180_000})
+            in_flight += takes_s is not None
+            ends = (_REFUSED_S, "refused") if takes_s is None else (takes_s, "answered")
+            heapq.heappush(events, (now_s + ends[0], next(order), ends[1], call, ms()))
+
+    send()
+    while events and now_s < seconds:
+        now_s, _, what, call, began_ms = heapq.heappop(events)
+        if what == "refused":
+            crowd.refused += 1
+            changed = overloaded(crowd.state, began_ms=began_ms, retry_after_s=None, now_ms=ms(), policy=POLICY)
+            crowd.state = changed or crowd.state
+            heapq.heappush(events, (now_s + rng.uniform(*_BACKOFF_S), next(order), "again", "", 0))
+        else:
+            crowd.answered += what == "answered"
+            in_flight -= what == "answered"
+            waiting += 1
+        if call in crowd.state.calls:
+            left = {other: until_ms for other, until_ms in crowd.state.calls.items() if other != call}
+            crowd.state = replace(crowd.state, calls=left, wins=crowd.state.wins + (what == "answered"))
+            crowd.state = grown(crowd.state, now_ms=ms()) or crowd.state
+        send()
+    return crowd

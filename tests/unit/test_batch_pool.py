@@ -77,6 +77,25 @@ def test_the_share_may_change_while_lines_run(world: World) -> None:
     assert world.read(batch).values["completed"] == 24
 
 
+def test_a_refusal_wakes_a_worker_that_waits_for_its_lines(world: World) -> None:
+    """Not when a line ends next, nor when the share is due: both are half a minute away."""
+    batch = world.started(2)
+    sharing = Sharing(retry_after_s=30.0)
+    told = asyncio.Event()
+
+    class Waiting(Script):
+        async def run(self, *arguments: Any, **options: Any) -> Ran:
+            if not told.is_set():
+                told.set()
+                asyncio.get_running_loop().call_later(0.05, sharing.refused.set)
+            async with asyncio.timeout(10):
+                await sharing.asked_again.wait()
+            return await super().run(*arguments, **options)
+
+    go(pool_of(world, Waiting(world), sharing), runs_of(world, batch))
+    assert world.read(batch).values["completed"] == 2
+
+
 def test_a_line_with_a_result_is_not_run_again(world: World) -> None:
     batch = world.started(4)
     store(world, batch, 1)

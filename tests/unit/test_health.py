@@ -470,7 +470,9 @@ def test_many_overloads_at_once_lower_the_limit_once_a_second(world: World) -> N
             await environments[0].leave(permits[0])
             limits.append(world.state().limit)
             world.pass_s(1)
-        assert limits == [11, 7, 4, 2, 1, 1, 1]
+        # The first limit is a guess. What is known to be refused lowers it by as many slots, and when nearly everything
+        # is refused, by three in ten.
+        assert limits == [11, 10, 7, 4, 2, 1, 1]
 
     run(work())
 
@@ -483,7 +485,7 @@ def test_a_limit_grows_while_it_is_used_and_nothing_is_too_much(world: World) ->
             await call(health, outcome="overload")
             world.pass_s(1)
         limit = world.state().limit
-        for _ in range(4):
+        for _ in range(30):
             permits = [await health.enter(OMNI) for _ in range(world.state().limit)]
             for permit in permits:
                 await health.answered(permit, latency_s=0.5)

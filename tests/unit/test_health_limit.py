@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naru.health_limit import FIRST_LIMIT, Sample, adjusted, ask_again_s, divided, held, released
+from naru.health_refusals import verdict
 from naru.health_state import HealthPolicy, State
-from tests.provider_simulation import Capacity, Congested, Outcome, Provider, Queue, run
+from tests.provider_simulation import Capacity, Congested, Moody, Outcome, PerMinute, Provider, Queue, run
 
 POLICY = HealthPolicy()
 SEEDS = range(8)
@@ -171,3 +173,84 @@ def test_shares_are_fair(total: int, wanted: dict[str, int]) -> None:
 def test_a_sample_of_nothing_changes_nothing() -> None:
     state = begun()
     assert adjusted(state, Sample(), slots=8, now_ms=10**6 + 5000, policy=POLICY) == state
+
+
+# ── Refusals ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_refusals_that_have_nothing_to_do_with_the_number_of_calls_do_not_keep_it_down(workers: int) -> None:
+    """One call in ten is refused, however many there are: the limit grows to what is used. A limit of one would take
+    half an hour.
+    """
+    outcomes = runs(Moody, calls=2000, workers=workers)
+    assert mean(outcome.makespan_s for outcome in outcomes) <= 90
+    # The tenth that is refused anyway, and hardly any more.
+    assert max(outcome.refused for outcome in outcomes) <= 0.15 * 2000
+    assert mean(outcome.limits[-1][1] for outcome in outcomes) >= 40
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_full_provider_is_told_from_a_moody_one_when_it_is_both(workers: int) -> None:
+    """Twenty at once, and one call in ten refused besides: 85 s at best."""
+    outcomes = runs(lambda: Moody(Capacity()), calls=2000, workers=workers)
+    assert mean(outcome.makespan_s for outcome in outcomes) <= 1.5 * 85
+    assert max(outcome.refused for outcome in outcomes) <= 0.15 * 2000
+    assert all(8 <= outcome.limits[-1][1] <= 24 for outcome in outcomes)
+
+
+def test_a_moody_provider_that_becomes_full_is_not_pressed() -> None:
+    """From the twentieth second on, five at once: half of the calls of a limit that is too high are not taken for mood."""
+
+    class Shrinking(Moody):
+        def call(self, now_s: float, in_flight: int, rng: random.Random) -> float | None:
+            self.inner = Capacity() if now_s < 20 else Capacity(slots=5)
+            return super().call(now_s, in_flight, rng)
+
+    for seed in SEEDS:
+        outcome = run(Shrinking(), calls=600, workers=2, seed=seed)
+        settled = [limit for when_s, limit in outcome.limits if when_s > 30]
+        assert mean(settled or [5]) <= 8
+
+
+def test_a_limit_per_minute_is_found_and_the_rest_of_the_minute_waited_for() -> None:
+    """300 a minute, and no time named: when the minute is used up, nearly nothing is asked."""
+    outcome = run(PerMinute(300), calls=900, workers=1, seed=1)
+    assert outcome.makespan_s <= 240  # 120 s and the time of the last ones at best
+    assert min(limit for _, limit in outcome.limits) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_one_refusal_while_a_single_call_is_in_flight_is_never_too_many_of_ours(workers: int) -> None:
+    """A limit of one is left again."""
+    begin = replace(State("d"), limit=1, round_ms=10**6, cut_pm=500, ceiling=2, cut_ms=10**6, tried_ms=10**6)
+    outcome = run(Moody(), calls=1000, workers=workers, seed=2, state=begin)
+    assert outcome.makespan_s <= 200
+    assert outcome.limits[-1][1] >= 10
+
+
+def test_a_worker_that_was_refused_everything_rests_between_two_calls() -> None:
+    state = begun(wanted=1000)
+    now_ms = 10**6
+    for _ in range(8):
+        now_ms += 1100
+        state = held(state, "w", wanted=9, sample=Sample(began=4, overloads=4), now_ms=now_ms, policy=POLICY)
+    assert state.limit == 1
+    assert state.holders["w"].slots == 0
+    assert ask_again_s(state, now_ms) == pytest.approx(2.0)
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.integers(0, 400), st.integers(0, 1000))
+def test_what_refusals_mean(tries: int, refused: int, usual_pm: int, cut_pm: int) -> None:
+    """A third is never usual, nothing refused is never bad news, and nothing is concluded from very few calls."""
+    refused = min(refused, tries)
+    for limit in (1, 2, 20):
+        said = verdict(limit, tries=tries, refused=refused, usual_pm=usual_pm, cut_pm=cut_pm)
+        if refused == 0:
+            assert said in {"wait", "fine"}
+        if said == "not_load":
+            assert cut_pm
+            assert tries >= 8
+            assert 3 * refused <= tries
+        if limit == 1 and refused == tries:
+            assert said == "full"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 
@@ -19,6 +21,7 @@ from naru.health_state import (
     probing,
     refused,
 )
+from tests.provider_simulation import Capacity, Crowd, Moody, Provider, run_crowd
 
 POLICY = HealthPolicy()
 NOW_MS = 1_700_000_000_000
@@ -170,3 +173,38 @@ def test_a_change_holds_only_if_what_it_was_worked_out_from_is_still_so() -> Non
 
 def test_an_item_of_another_release_is_read_as_far_as_it_is_known() -> None:
     assert State.from_values({"deployment": "d", "limit": 4, "new_in_next_release": 1}) == State("d", limit=4)
+
+
+# ── Refusals of single calls, in virtual time ──────────────────────────────────────────────────────────────
+
+
+def crowds(provider: Callable[[], Provider]) -> list[Crowd]:
+    """Of a hundred clients, for two minutes."""
+    return [run_crowd(provider(), clients=100, seconds=120, seed=seed) for seed in range(5)]
+
+
+def test_a_provider_that_takes_twenty_at_once_is_kept_busy_by_a_crowd() -> None:
+    for crowd in crowds(Capacity):
+        assert crowd.answered >= 0.93 * 120 * 20 / 0.85
+        assert crowd.refused <= 0.12 * crowd.answered
+        assert 18 <= crowd.state.limit <= 22
+
+
+def test_a_crowd_is_not_kept_waiting_for_a_provider_that_refuses_one_call_in_ten_whatever_it_has_to_do() -> None:
+    """There is no such thing as too many calls here: a limit of twenty would answer 2,800."""
+    found = crowds(Moody)
+    assert mean(crowd.answered for crowd in found) >= 5000
+    assert all(0 < crowd.state.usual_pm <= 150 for crowd in found)
+
+
+def test_a_crowd_finds_the_limit_of_a_provider_that_is_moody_and_full() -> None:
+    """One call in ten that is refused costs no time to speak of; what does is to find out that it is chance."""
+    found = crowds(lambda: Moody(Capacity()))
+    assert mean(crowd.answered for crowd in found) >= 0.75 * 120 * 20 / 0.85
+    for crowd in found:
+        assert crowd.answered >= 0.5 * 120 * 20 / 0.85
+        assert 15 <= crowd.state.limit <= 24
+
+
+def test_a_crowd_is_down_to_one_call_where_nothing_is_answered() -> None:
+    assert [crowd.state.limit for crowd in crowds(lambda: Capacity(slots=0))] == [1] * 5

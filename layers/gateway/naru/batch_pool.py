@@ -71,6 +71,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._share = Share(0, 0.0)
         self._share_due_s = -math.inf
+        self._too_much: asyncio.Task[None] | None = None
         self._renewed_s = -math.inf
 
     @property
@@ -90,6 +91,8 @@ class Pool:
                 await self._close()
                 await self._wait()
         finally:
+            if self._too_much is not None:
+                self._too_much.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
             await self._health.let_go(self._deployment, holder=self._worker)
@@ -104,7 +107,9 @@ class Pool:
                 job.looked_s = now_s
                 await self._look_at(job)
         waiting = sum(len(run.lines) if run.opened else run.of.count for run in live if run.job.end_code is None)
-        if now_s >= self._share_due_s and not self._stopping and (waiting or self._tasks):
+        # A refusal changes the share at once: who goes on with the old one sends what will be refused as well.
+        is_due = now_s >= self._share_due_s or self._health.must_ask(self._deployment)
+        if is_due and not self._stopping and (waiting or self._tasks):
             most = min(self._most_lines, sum(job.most for job in {run.job for run in live}))
             wanted = max(1, min(most, waiting + len(self._tasks)))
             self._share = await self._health.hold(self._deployment, holder=self._worker, wanted=wanted)
@@ -319,7 +324,10 @@ class Pool:
         if self._tasks:
             due_s = math.inf if self._stopping else min(self._share_due_s, self._next_s(live))
             timeout_s = max(0.01, min(due_s - now_s, _LOOK_EVERY_S))
-            await asyncio.wait(self._tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._too_much is None or self._too_much.done():
+                self._too_much = asyncio.create_task(self._health.too_much(self._deployment))
+            woken_by = {*self._tasks} if self._stopping else {*self._tasks, self._too_much}
+            await asyncio.wait(woken_by, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             return
         next_s = self._next_s(live)
         if self._stopping:

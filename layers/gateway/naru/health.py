@@ -85,6 +85,8 @@ class _Local:
     peak_s: float = 0.0
     peak_ms: int = 0
     batch: Observations = field(default_factory=Observations)
+    too_much: asyncio.Event = field(default_factory=asyncio.Event)
+    """A call under the share was refused, and the others do not know it yet."""
     share: int = 0
     share_until_ms: int = 0
 
@@ -105,7 +107,7 @@ class Health:
         on_open: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._clock = clock
-        self._rng = rng or random.Random()  # noqa: S311 - spreads retries
+        self._rng = rng or random.SystemRandom()
         self._policy = policy
         self._on_open = on_open
         self._store = HealthStore(client, table, kept_s=policy.kept_s, rng=self._rng)
@@ -230,6 +232,8 @@ class Health:
         permit.won = False
         if permit.observed and kind != "neutral":
             local.batch.failed(overload=kind == "overload")
+            if kind == "overload":
+                local.too_much.set()
         try:
             if permit.awaits_verdict:
                 await self._end_probe(local, permit, verdict=kind != "failure")
@@ -263,7 +267,9 @@ class Health:
                     )
                 except RefusedWriteError as refused:
                     local.state = refused.state  # its lease was over
-                await self._change(local, lambda state: states.grown(state, now_ms=now_ms), once=True)
+                await self._change(
+                    local, lambda state: states.grown(state, now_ms=now_ms, policy=self._policy), once=True
+                )
         except HealthStoreError as error:
             _log_failure("leave", [permit.deployment], error)
 
@@ -273,12 +279,14 @@ class Health:
         """The share of ``holder`` for the next seconds, of ``wanted`` calls at once.
 
         To be asked again after ``retry_after_s``, and at once when :meth:`must_ask` says so, as long as there is work:
-        who waits after an overload sends what will be refused as well. ``sample`` is what the holder saw since it last asked; None where its calls went through :meth:`enter` of this object, which
-        has seen them. A holder that dies loses its share after some seconds. Never raises.
+        who waits after an overload sends what will be refused as well. ``sample`` is what the holder saw since it last
+        asked; None where its calls went through :meth:`enter` of this object, which has seen them. A holder that dies
+        loses its share after some seconds. Never raises.
         """
         await self.refresh([deployment])
         local, now_ms = self._of(deployment), self._clock()
         seen = local.batch.sample(local.state.round_ms)
+        local.too_much.clear()
         told = sample or seen
         if local.state.opened_ms:
             wait_s = local.state.open_for_ms(now_ms) / 1000
@@ -302,6 +310,10 @@ class Health:
         :meth:`hold` does not know of it yet. Free.
         """
         return self._of(deployment).batch.has_overloads
+
+    async def too_much(self, deployment: str) -> None:
+        """Returns when :meth:`must_ask` says so."""
+        await self._of(deployment).too_much.wait()
 
     async def let_go(self, deployment: str, *, holder: str) -> None:
         """Gives a share back; never raises."""

@@ -5,7 +5,7 @@ latency stays what it was with few calls, and shrinks with a refusal or when lat
 Netflix's concurrency-limits do. It begins small and grows fast until the first sign of trouble.
 
 Latency is looked at in rounds. A round begins with a change of the limit and counts only calls that began in it, so
-that it says what *this* limit does.
+that it says what *this* limit does. Refusals are counted by limit too: :mod:`naru.health_refusals` says what they mean.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from naru import health_refusals as refusals
 from naru.health_state import HealthPolicy, Holder, State, cut, with_limit
 
 FIRST_LIMIT: Final = 8
@@ -32,6 +33,8 @@ _DOUBT = 3
 _NO_HELP = 0.95
 _FLAT, _LOADED, _MISTAKEN = 0.3, 0.02, 0.6
 """How fast the latency without load is learnt: what is much higher may be load."""
+_SEARCHING, _PAUSED = 1, 2
+"""``slow_start``: the limit grows fast; it did until a refusal, and will again if that was not its fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,10 @@ class Sample:
     """What a holder saw since it last asked for its share.
 
     ``answered`` and the latencies are of calls that began after the limit last changed, where that is known.
-    ``overloads`` are refusals (429 and its like), ``most_in_flight`` the most calls at once.
+    ``began`` are calls, ``overloads`` those that were refused (429 and its like), ``most_in_flight`` the most at once.
     """
 
+    began: int = 0
     answered: int = 0
     overloads: int = 0
     failures: int = 0
@@ -66,6 +70,7 @@ class Observations:
     """Gathers a sample from calls as they begin and end."""
 
     in_flight: int = 0
+    _began: int = 0
     _most: int = 0
     _overloads: int = 0
     _failures: int = 0
@@ -73,6 +78,7 @@ class Observations:
 
     def began(self) -> None:
         self.in_flight += 1
+        self._began += 1
         self._most = max(self._most, self.in_flight)
 
     def answered(self, *, began_ms: int, latency_ms: int) -> None:
@@ -97,6 +103,7 @@ class Observations:
         """What was seen since the last sample; of the answers only those to calls that began after ``since_ms``."""
         latencies = [latency_ms / 1000 for began_ms, latency_ms in self._answers if began_ms >= since_ms]
         sample = Sample(
+            began=self._began,
             answered=len(latencies),
             overloads=self._overloads,
             failures=self._failures,
@@ -105,7 +112,7 @@ class Observations:
             most_in_flight=self._most,
         )
         self._answers.clear()
-        self._overloads = self._failures = 0
+        self._began = self._overloads = self._failures = 0
         self._most = self.in_flight
         return sample
 
@@ -115,8 +122,12 @@ class Observations:
 
 def adjusted(state: State, sample: Sample, *, slots: int, now_ms: int, policy: HealthPolicy) -> State:
     """With the limit that follows from what a holder of ``slots`` saw."""
-    if sample.overloads:
-        return _refused(state, sample, now_ms=now_ms, policy=policy)
+    before = state
+    state = _counted(state, sample, now_ms=now_ms, policy=policy)
+    if sample.overloads or state.cut_pm or state.tries >= refusals.LEAST:
+        state = _heard(state, sample, now_ms=now_ms, policy=policy)
+        if state.limit != before.limit:
+            return _new_round(state, now_ms)
     state = replace(
         state,
         round_answers=state.round_answers + sample.answered,
@@ -148,14 +159,21 @@ def _end_round(state: State, *, now_ms: int) -> State:
     if ratio >= _EASE_ABOVE:
         factor = max(_LOWEST, ratio**-_STEEPNESS) if ratio >= _CUT_ABOVE else (state.limit - 1) / state.limit
         lower = cut(state, state.limit, now_ms=now_ms, factor=factor + 1e-9)
-        return replace(_new_round(lower, now_ms), cut_mean_ms=mean_ms)
-    if ratio <= _GROW_BELOW and state.round_used:
-        state = _raised(state, now_ms=now_ms)
+        return replace(_tried_anew(_new_round(lower, now_ms), now_ms), cut_mean_ms=mean_ms, cut_pm=0)
+    if ratio <= _GROW_BELOW and state.round_used and _may_rise(state):
+        state = _tried_anew(_raised(state, now_ms=now_ms), now_ms)
     return _new_round(state, now_ms)
 
 
+def _may_rise(state: State) -> bool:
+    """Not before it is clear why the last one was too much, nor before what is refused at this one can be told."""
+    if state.cut_pm:
+        return False
+    return not state.usual_pm or state.slow_start == _SEARCHING or bool(state.tries_told)
+
+
 def _raised(state: State, *, now_ms: int) -> State:
-    if state.slow_start:
+    if state.slow_start == _SEARCHING:
         return with_limit(state, state.limit * 2 if state.limit < _STEEP else state.limit * 3 // 2, now_ms=now_ms)
     if state.ceiling and state.limit + 1 >= state.ceiling and now_ms - state.cut_ms < _PATIENCE_MS:
         return state
@@ -163,19 +181,70 @@ def _raised(state: State, *, now_ms: int) -> State:
     return with_limit(state, state.limit + step, now_ms=now_ms)
 
 
-def _refused(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -> State:
-    """As many refusals, as many slots too many; in one second never more than half of them.
+def _counted(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -> State:
+    """With the calls of a sample counted for the limit that they were made with."""
+    if state.cut_pm and state.tried_ms < state.cut_ms + policy.cut_every_ms <= now_ms:
+        state = _tried_anew(state, now_ms)
+    tries = max(sample.began, sample.overloads)
+    return replace(state, tries=state.tries + tries, tries_refused=state.tries_refused + sample.overloads)
+
+
+def _heard(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -> State:
+    """After calls that were refused, or enough that were not."""
+    tries, refused, usual_pm = state.tries, state.tries_refused, state.usual_pm
+    if state.cut_pm and now_ms - state.cut_ms < policy.cut_every_ms:
+        return _lowered(state, sample.overloads, now_ms=now_ms, policy=policy)
+    match refusals.verdict(state.limit, tries=tries, refused=refused, usual_pm=usual_pm, cut_pm=state.cut_pm):
+        case "full":
+            return _cut(state, sample.overloads, now_ms=now_ms, policy=policy)
+        case "cut":
+            # In the first moment each refusal is one slot too many; after some time it is a share of them.
+            too_many = sample.overloads
+            if state.cut_pm or usual_pm:
+                too_many = refusals.excess(state.limit, tries=tries, refused=refused, usual_pm=usual_pm)
+            return _cut(state, too_many, now_ms=now_ms, policy=policy)
+        case "not_load":
+            slow_start = int(state.slow_start == _PAUSED)
+            limit = max(state.limit, state.ceiling)
+            usual_pm = refusals.share_pm(refused, tries)
+            state = replace(state, usual_pm=usual_pm, cut_pm=0, ceiling=0, slow_start=slow_start)
+            return _tried_anew(with_limit(state, limit, now_ms=now_ms), now_ms)
+        case "fine":
+            usual_pm = refusals.learnt_pm(usual_pm, tries=tries, refused=refused)
+            slow_start = int(state.slow_start == _SEARCHING)
+            return replace(_tried_anew(state, now_ms), usual_pm=usual_pm, cut_pm=0, slow_start=slow_start, tries_told=1)
+        case _:
+            return state
+
+
+def _cut(state: State, too_many: int, *, now_ms: int, policy: HealthPolicy) -> State:
+    """The experiment begins, or goes on."""
+    state = replace(
+        state,
+        ceiling=state.limit,
+        cut_ms=now_ms,
+        cut_mean_ms=0,
+        slow_start=_PAUSED if state.slow_start else 0,
+    )
+    return _lowered(state, too_many, now_ms=now_ms, policy=policy)
+
+
+def _lowered(state: State, too_many: int, *, now_ms: int, policy: HealthPolicy) -> State:
+    """By as many slots, but in one second never by more than half of them.
 
     Who refuses a single call is left alone for a moment: one slot would be enough to knock all the time.
     """
-    if state.limit == 1:
+    if state.limit == 1 and too_many:
         resting_until_ms = now_ms + round(policy.refused_rest_s * 1000)
         state = replace(state, resting_until_ms=max(state.resting_until_ms, resting_until_ms))
-    if now_ms - state.cut_ms >= policy.cut_every_ms:
-        state = replace(state, ceiling=state.limit, cut_ms=now_ms, cut_mean_ms=0, slow_start=0)
+    pm = refusals.share_pm(state.tries_refused, max(state.tries, state.ceiling, refusals.LEAST))
     lowest = max(1, round(state.ceiling * _LOWEST))
-    limit = min(state.limit, max(lowest, state.limit - sample.overloads))
-    return _new_round(with_limit(state, limit, now_ms=now_ms), now_ms)
+    limit = min(state.limit, max(lowest, state.limit - too_many))
+    return with_limit(replace(state, cut_pm=max(1, pm)), limit, now_ms=now_ms)
+
+
+def _tried_anew(state: State, now_ms: int) -> State:
+    return replace(state, tried_ms=now_ms, tries=0, tries_refused=0, tries_told=0)
 
 
 def _new_round(state: State, now_ms: int) -> State:
@@ -207,8 +276,8 @@ def _begin(state: State, now_ms: int) -> State:
     limit = max(FIRST_LIMIT, state.limit // 2)
     if state.is_limited(now_ms):
         limit = state.limit
-    state = replace(state, slow_start=int(not state.is_limited(now_ms)), base_ms=0, ceiling=0)
-    return _new_round(with_limit(state, limit, now_ms=now_ms), now_ms)
+    state = replace(state, slow_start=int(not state.is_limited(now_ms)), base_ms=0, ceiling=0, usual_pm=0, cut_pm=0)
+    return _tried_anew(_new_round(with_limit(state, limit, now_ms=now_ms), now_ms), now_ms)
 
 
 def released(state: State, holder: str, *, now_ms: int) -> State | None:
@@ -249,4 +318,4 @@ def ask_again_s(state: State, now_ms: int) -> float:
     """How soon a holder should ask again: often while the limit grows fast."""
     if resting_ms := state.resting_for_ms(now_ms):
         return resting_ms / 1000
-    return 0.25 if state.slow_start or not state.base_ms else 0.5
+    return 0.25 if state.slow_start == _SEARCHING or not state.base_ms else 0.5

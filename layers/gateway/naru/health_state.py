@@ -26,6 +26,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from naru import health_refusals as refusals
+
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -106,8 +108,22 @@ class State:
     """The latency for which it was cut; 0 if that was not the reason."""
     ceiling: int = 0
     """The limit at which it was last too much; 0 if it never was."""
+    cut_pm: int = 0
+    """The share of refusals, per mille, for which it was cut, while nobody knows yet whether that helps; else 0."""
+    usual_pm: int = 0
+    """The share that is refused whatever the limit is."""
+    tried_ms: int = 0
+    tries: int = 0
+    """Calls of batches since the limit last changed, and those of them that were refused."""
+    tries_refused: int = 0
+    tries_told: int = 0
+    """They have been looked at."""
     wins: int = 0
     """Calls that were answered since the limit last changed."""
+    losses: int = 0
+    """Calls that were refused since then, without those of the first second."""
+    lost_pm: int = 0
+    """As ``cut_pm``, for calls that take a slot each."""
     interactive_ms: int = 0
     """When an interactive call was last seen."""
     base_ms: int = 0
@@ -372,16 +388,41 @@ def overloaded(
             after = replace(after, resting_until_ms=until_ms)
     # A call that began before the last cut says nothing about the limit since.
     if began_ms > state.cut_ms and now_ms - state.cut_ms >= policy.cut_every_ms:
-        known = state.is_limited(now_ms) or state.live_holders(now_ms)
-        # Nobody knows how many calls all environments have in flight while none of them takes a slot.
-        level = state.limit if known else policy.first_limit
-        after = cut(after, level, now_ms=now_ms, factor=policy.decrease)
-        after = replace(
-            after,
-            limited_until_ms=now_ms + round(policy.limited_s * 1000),
-            ceiling=after.ceiling if known else 0,
-        )
+        if state.is_limited(now_ms) or state.live_holders(now_ms):
+            after = _judged(replace(after, losses=after.losses + 1), now_ms=now_ms, policy=policy)
+        else:
+            # Nobody knows how many calls all environments have in flight while none of them takes a slot.
+            after = cut(after, policy.first_limit, now_ms=now_ms, factor=policy.decrease)
+            after = replace(after, ceiling=0, lost_pm=0, usual_pm=0)
+        after = replace(after, limited_until_ms=now_ms + round(policy.limited_s * 1000))
     return None if after == state else after
+
+
+def _verdict(state: State) -> refusals.Verdict:
+    tries = state.wins + state.losses
+    return refusals.verdict(
+        state.limit, tries=tries, refused=state.losses, usual_pm=state.usual_pm, cut_pm=state.lost_pm
+    )
+
+
+def _judged(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
+    """Under a limit: lower by as many slots as the share of refusals says, or back if that did not help."""
+    limit, refused, tries = state.limit, state.losses, state.wins + state.losses
+    match _verdict(state):
+        case "full":
+            lower = cut(state, limit, now_ms=now_ms, factor=policy.decrease)
+        case "cut":
+            counted_as = max(tries, limit)
+            too_many = refusals.excess(limit, tries=counted_as, refused=refused, usual_pm=state.usual_pm)
+            factor = max(policy.decrease, (limit - too_many) / limit)
+            lower = cut(state, limit, now_ms=now_ms, factor=factor + 1e-9)
+        case "not_load":
+            back = replace(state, usual_pm=refusals.share_pm(refused, tries), lost_pm=0, ceiling=0)
+            return with_limit(back, max(limit, state.ceiling), now_ms=now_ms)
+        case _:
+            return state
+    pm = refusals.share_pm(refused, max(tries, limit, refusals.LEAST))
+    return replace(lower, lost_pm=max(1, pm))
 
 
 def cut(state: State, limit: int, *, now_ms: int, factor: float) -> State:
@@ -397,10 +438,15 @@ def with_limit(state: State, limit: int, *, now_ms: int) -> State:
     """With this limit, and without the holders that have died."""
     holders = state.live_holders(now_ms)
     held = sum(holder.slots for holder in holders.values())
-    return replace(state, limit=limit, room=max(0, limit - held), holders=holders, wins=0)
+    return replace(state, limit=limit, room=max(0, limit - held), holders=holders, wins=0, losses=0)
 
 
-def grown(state: State, *, now_ms: int) -> State | None:
+def grown(
+    state: State,
+    *,
+    now_ms: int,
+    policy: HealthPolicy = HealthPolicy(),
+) -> State | None:
     """One slot more, when as many calls as there are slots were answered since it was last changed, and they were in
     use. None if it is not time. A limit that batch workers search for is theirs to raise.
     """
@@ -408,6 +454,14 @@ def grown(state: State, *, now_ms: int) -> State | None:
         return None
     if len(state.calls) + 1 < state.limit * 3 // 4:
         return None
+    if state.lost_pm or state.usual_pm:
+        said = _verdict(state)
+        if said == "wait":
+            return None  # it is not clear yet what is refused at this limit
+        if said != "fine":
+            return _judged(state, now_ms=now_ms, policy=policy)
+        usual_pm = refusals.learnt_pm(state.usual_pm, tries=state.wins + state.losses, refused=state.losses)
+        state = replace(state, lost_pm=0, usual_pm=usual_pm)
     # The first limit is a guess, and may be far too low: until there is a second refusal it grows by a quarter.
     return with_limit(state, state.limit + (1 if state.ceiling else max(1, state.limit // 4)), now_ms=now_ms)
 
