@@ -26,7 +26,7 @@ PER_PROCESS = 25
 NOON = int(datetime(2026, 11, 22, 12, tzinfo=SEOUL).timestamp() * 1000)
 MONTH = "2026-11"
 
-pytestmark = pytest.mark.xdist_group("stack")
+pytestmark = pytest.mark.xdist_group("meters")
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ def simulated() -> Iterator[ThreadedModel]:
 
 @pytest.fixture
 def gateway(simulated: ThreadedModel, tmp_path: Path) -> Gateway:
+    simulated.wait_idle(5)  # what the test before has hung up on is billed to it
     simulated.reset_stats()
     simulated.clear_control()
     dynamodb = model_of("LedgerTable", "MeterTable", "HealthTable")
