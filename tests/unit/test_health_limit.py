@@ -91,13 +91,13 @@ def told(state: State, now_ms: int, mean_latency_s: float, *, answered: int = 10
     return held(state, "w", wanted=1000, sample=sample, now_ms=now_ms, policy=POLICY)
 
 
-def test_a_search_begins_small_and_doubles() -> None:
+def test_a_search_begins_small_doubles_and_then_takes_care() -> None:
     state, limits, now_ms = begun(wanted=1000), [FIRST_LIMIT], 10**6
     for _ in range(4):
         now_ms += 2000
         state = told(state, now_ms, 0.85)
         limits.append(state.limit)
-    assert limits == [8, 16, 24, 36, 54]
+    assert limits == [8, 16, 19, 22, 26]
     assert ask_again_s(state, now_ms) < 0.5
 
 
@@ -120,13 +120,13 @@ def test_another_batch_begins_where_the_last_one_was() -> None:
     state = begun(wanted=1000)
     for seconds in (2, 4, 6):
         state = told(state, 10**6 + seconds * 1000, 0.85)
-    assert state.limit == 36
+    assert state.limit == 22
     state = released(state, "w", now_ms=10**6 + 7000) or state
-    assert state.room == 36
+    assert state.room == 22
     later = held(state, "v", wanted=100, sample=Sample(), now_ms=10**6 + 30_000, policy=POLICY)
-    assert later.holders["v"].slots == 36
+    assert later.holders["v"].slots == 22
     much_later = held(state, "v", wanted=100, sample=Sample(), now_ms=10**6 + 3_600_000, policy=POLICY)
-    assert much_later.holders["v"].slots == 18
+    assert much_later.holders["v"].slots == 11
 
 
 def test_a_share_that_is_not_there_cannot_be_released() -> None:

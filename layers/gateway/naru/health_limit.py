@@ -18,14 +18,14 @@ from naru.health_state import HealthPolicy, Holder, State, cut, with_limit
 
 FIRST_LIMIT: Final = 8
 _STEEP = 16
-"""Below it the limit doubles, above it grows by half, until the first sign of trouble."""
+"""Below it the limit doubles, above it grows by a fifth, until the first sign of trouble: so far it may go too far."""
 _GROW_BELOW = 1.12
 _EASE_ABOVE = 1.15
 _CUT_ABOVE = 1.28
 _STEEPNESS = 0.5
 """A queue wants the limit divided by how much slower it has become, what slows down more steeply wants less."""
 _LOWEST = 0.5
-_PATIENCE_MS = 10_000
+_PATIENCE_MS = 15_000
 """A limit at which it was too much is not tried again sooner."""
 _FORGET_MS = 60_000
 _FEW, _ENOUGH = 8, 24
@@ -174,7 +174,7 @@ def _may_rise(state: State) -> bool:
 
 def _raised(state: State, *, now_ms: int) -> State:
     if state.slow_start == _SEARCHING:
-        return with_limit(state, state.limit * 2 if state.limit < _STEEP else state.limit * 3 // 2, now_ms=now_ms)
+        return with_limit(state, state.limit * 2 if state.limit < _STEEP else state.limit * 6 // 5, now_ms=now_ms)
     if state.ceiling and state.limit + 1 >= state.ceiling and now_ms - state.cut_ms < _PATIENCE_MS:
         return state
     step = max(1, (state.ceiling - state.limit) // 2 if state.ceiling > state.limit else state.limit // 8)
