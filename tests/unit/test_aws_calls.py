@@ -35,12 +35,12 @@ class Service:
     def __init__(self, *answers: Answer | Callable[[Response], Awaitable[None]]) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[dict[str, str], bytes]] = []
-        self.connections: set[int] = set()
+        self.connections: set[Any] = set()  # the transports themselves: an id may be used again
         self.reached = asyncio.Event()
 
     async def handle(self, request: Request, response: Response) -> None:
         self.asked.append((dict(request.headers), await request.body()))
-        self.connections.add(id(response.transport))
+        self.connections.add(response.transport)
         self.reached.set()
         answer = self.answers.pop(0) if self.answers else (200, {}, b"{}")
         if not isinstance(answer, tuple):
