@@ -151,7 +151,7 @@ def assert_ledger_is_the_bill(stack: RunningStack, batch_id: str, answered: set[
         if not row.maybe_billed_pico_usd:
             assert billed[request_id] == [row.usage.prompt_tokens, row.usage.completion_tokens], row
             unmarked += 1
-        assert row.batch_id == batch_id or row.outcome == "unknown"
+        assert row.batch_id == batch_id, row
     assert unmarked >= 0.8 * len(answered)
     lost = {row.request_id for row in rows.values() if row.outcome == "completed"} - answered
     # A worker that died between the row and the result: paid for, and run again under another id.

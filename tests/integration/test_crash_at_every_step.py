@@ -160,6 +160,7 @@ class Scenario:
     leaves_after: int | None = None
     before: int = 0
     """Requests that were served before, so that meters and months are there."""
+    batch_id: str | None = None
 
 
 def ask(directives: str = "", **fields: Any) -> dict[str, Any]:
@@ -182,6 +183,7 @@ SCENARIOS = {
         # Worst case about 700 million pico-dollars: less than the budget, and more than each shard's part of it.
         ask(), limits=Limits(budget_pico_usd=10**9), shards=4, organisation_pico_usd=10**9, organisation_shards=3
     ),
+    "a line of a batch": Scenario(ask(), batch_id="batch_1"),
     "an organisation that refuses": Scenario(ask(), organisation_pico_usd=0),
 }  # fmt: skip
 
@@ -251,7 +253,7 @@ class World:
                 stream_deadline_s=20,
             )
             request_id = new_request_id(at_ms=time.time_ns() // 10**6)
-            call = Call(request_id, f"Bearer {self.api_key}", json.dumps(body), patience_s=60)
+            call = Call(request_id, f"Bearer {self.api_key}", json.dumps(body), 60, batch_id=self.scenario.batch_id)
             answer = await completions.create(call)
             if isinstance(answer.body, bytes):
                 return
@@ -285,6 +287,7 @@ class World:
         """All four, and the provider's bill."""
         rows = self.rows()
         assert len({row.request_id for row in rows}) == len(rows), when
+        assert {row.batch_id for row in rows} <= {self.scenario.batch_id}, when
         for group, meters in self.groups().items():
             assert all(meter.leases() == [] for meter in meters), when
             for month in {month for meter in meters for month in meter.item["months"]}:

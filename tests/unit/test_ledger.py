@@ -1,6 +1,7 @@
 import asyncio
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.units import item_bytes
 from naru.errors import StoreUnavailableError
-from naru.ledger import Attempt, Ledger, Row, from_item, key_of, to_item
+from naru.ledger import Attempt, Ledger, Part, Row, facts, from_item, key_of, to_item
 from naru.pricing import Rates, Usage
 from naru.request_ids import new_request_id
 from tests.moto_tables import tables
@@ -112,6 +113,11 @@ def test_every_row_survives_the_way_to_the_table_and_back(row: Row) -> None:
     usage = replace(row.usage, estimated=False)
     row = replace(row, usage=usage, batch_id=row.batch_id or None, error_code=row.error_code or None)
     assert from_item(key_of(row.request_id, SEOUL) | to_item(row)) == row
+
+
+def test_the_log_has_the_whole_row() -> None:
+    row = replace(ROW, parts=(Part("m", "d", USAGE, RATES, ROW.cost_pico_usd),))
+    assert json.loads(json.dumps(facts(row))) == json.loads(json.dumps(asdict(row)))
 
 
 def _unplugged(**_: Any) -> None:

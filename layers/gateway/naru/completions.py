@@ -183,6 +183,7 @@ class Completions:
             worst_pico_usd=plan.route.worst_case_pico_usd,
             tokens=plan.estimated_tokens(),
             end_user=plan.request.end_user,
+            batch_id=call.batch_id,
         )
 
     async def _answer(self, plan: _Plan, job: Job) -> Answer:

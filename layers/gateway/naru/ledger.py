@@ -7,7 +7,7 @@ hold no permission for either. It holds what an invoice needs and nothing that a
 from __future__ import annotations
 
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
@@ -171,7 +171,18 @@ class Ledger:
 
 def facts(row: Row) -> dict[str, Any]:
     """The whole row as plain values, for the log: the row can be rebuilt from it."""
-    return asdict(row)
+    facts: dict[str, Any] = _plain(row)
+    return facts
+
+
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Row, Part, Attempt, Usage, Rates)}
+
+
+def _plain(value: Any) -> Any:
+    """As :func:`dataclasses.asdict`, without its copies, which take ten times as long."""
+    if (names := _FIELDS.get(type(value))) is not None:
+        return {name: _plain(getattr(value, name)) for name in names}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def to_item(row: Row) -> dict[str, Any]:

@@ -140,6 +140,7 @@ class Meters:
         worst_pico_usd: int,
         tokens: int,
         end_user: str | None = None,
+        batch_id: str | None = None,
     ) -> Admission:
         """Sets aside what the request can cost at most, on every meter it must pass.
 
@@ -155,7 +156,7 @@ class Meters:
             worst_pico_usd=worst_pico_usd,
             tokens=tokens,
         )
-        of_key = replace(demand, secret_hash=secret_hash, model=model)
+        of_key = replace(demand, secret_hash=secret_hash, model=model, batch_id=batch_id)
         key, leased = await self._admit(f"key#{key_id}", of_key)
         leases = [leased]
         headers = headers_of(key, now_ms)

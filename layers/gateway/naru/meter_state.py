@@ -6,7 +6,7 @@ what is *left* of it::
     enabled · expires_at_ms · secrets {hash: until_ms} · models       may this key ask for this model?
     months {"2026-11": {available_pico_usd, spent_pico_usd}}          the budget; available = budget - spent - leases
     requests_left · tokens_left · slot · slot_requests · …           the last minute, in slots of ten seconds
-    in_flight {request: {worst_pico_usd, tokens, slot, month}}       the leases; there may be max_parallel of them
+    in_flight {request: {worst_pico_usd, tokens, slot, month, …}}    the leases; there may be max_parallel of them
 
     admit    if all of it holds and the lease is not there yet: take worst case, one request, its tokens; add the lease
     finish   if the lease is there: remove it, give back what was not used
@@ -36,7 +36,7 @@ Reason = Literal["unknown", "expired", "disabled", "model", "parallel", "request
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request asks of a meter. ``secret_hash`` and ``model`` are asked of keys only."""
+    """What a request asks of a meter. ``secret_hash``, ``model`` and ``batch_id`` go to keys only."""
 
     request_id: str
     now_ms: int
@@ -45,11 +45,12 @@ class Demand:
     tokens: int
     secret_hash: str | None = None
     model: str | None = None
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a meter has set aside for one request."""
+    """What a meter has set aside for one request, and what the key's says of it should its process die."""
 
     request_id: str
     worst_pico_usd: int
@@ -57,6 +58,7 @@ class Lease:
     slot: int
     month: str
     model: str
+    batch_id: str = ""
 
     def values(self) -> dict[str, Any]:
         """As it is kept in the meter, under the request's id."""
@@ -66,6 +68,7 @@ class Lease:
             "slot": self.slot,
             "month": self.month,
             "model": self.model,
+            **({"batch_id": self.batch_id} if self.batch_id else {}),
         }
 
 
@@ -207,6 +210,7 @@ class Meter:
             slot=minute.slot if minute else 0,
             month=demand.month,
             model=demand.model or "",
+            batch_id=demand.batch_id or "",
         )
         write = _Write(names={"#id": demand.request_id, "#month": demand.month})
         write.condition("attribute_not_exists(in_flight.#id)", "enabled = :true", "size(in_flight) < max_parallel")

@@ -107,7 +107,7 @@ def _unknown_row(request_id: str, leases: dict[str, Lease]) -> Row:
         request_id=request_id,
         key_id=key_id,
         end_user=None,
-        batch_id=None,
+        batch_id=lease.batch_id or None,
         stream=False,
         model_asked=lease.model or "unknown",
         model_served=lease.model or "unknown",
