@@ -14,10 +14,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import batch, cold_start, cost, faults, first_token, ledger, overhead, report, scale, storm
+from benchmarks import (
+    batch,
+    cold_start,
+    cost,
+    faults,
+    first_token,
+    ledger,
+    overhead,
+    profile_chat,
+    report,
+    scale,
+    storm,
+)
 
 BENCHMARKS: dict[str, Callable[[], Any]] = {
     "overhead": overhead.run,
+    "profile": profile_chat.run,
     "first_token": first_token.run,
     "cold_start": cold_start.run,
     "cost": cost.run,

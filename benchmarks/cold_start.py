@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import environments
-from benchmarks.contestants import litellm, litellm_environment, model, naru, pass_through
+from benchmarks.contestants import Contestant, litellm, litellm_environment, model, naru, pass_through
 from benchmarks.figures import median, percentile, publish, table
 from benchmarks.load import Connection
 from benchmarks.runtime import first_answer_ms, no_account
@@ -123,9 +123,8 @@ async def _starts(pythons: Mapping[str, Path]) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="naru-bench-") as temporary:
         folder = Path(temporary)
         async with model(folder) as model_url, naru(folder, model_url, processes=1) as gateway:
-            (handler,) = gateway.parts()["own"]
-            environment = _environ(handler)
-            chat_event = json.dumps(_with_key(event, gateway.target.api_key)).encode()
+            environment = deployed_environment(gateway)
+            chat_event = json.dumps(with_key(event, gateway.target.api_key)).encode()
             mangum = {
                 **no_account(),
                 "_HANDLER": "app.lambda_handler",
@@ -170,15 +169,17 @@ def _medians(times: Sequence[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def _environ(pid: int) -> dict[str, str]:
-    """The environment of a running handler: the deployed one, without what its runtime adds."""
-    pairs = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").split("\0")
+def deployed_environment(gateway: Contestant) -> dict[str, str]:
+    """That of a running chat handler, without what its runtime adds."""
+    (handler,) = gateway.parts()["own"]
+    pairs = Path(f"/proc/{handler}/environ").read_text(encoding="utf-8").split("\0")
     environment = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     del environment["AWS_LAMBDA_RUNTIME_API"]
     return environment
 
 
-def _with_key(event: dict[str, Any], api_key: str) -> dict[str, Any]:
+def with_key(event: dict[str, Any], api_key: str) -> dict[str, Any]:
+    """The event as one whose caller has this key."""
     for headers, value in (("headers", f"Bearer {api_key}"), ("multiValueHeaders", [f"Bearer {api_key}"])):
         for name in event.get(headers) or {}:
             if name.lower() == "authorization":
