@@ -81,14 +81,19 @@ def short_lease(stack: RunningStack) -> Iterator[None]:
 
 
 def _replace_processes(stack: RunningStack) -> None:
-    def pids() -> set[int]:
-        return {handler.pid for handler in list(stack.door.pools["ChatFunction"]._handlers) if handler.pid}
+    """Also those that are being started, with the variables of before."""
+    pool = stack.door.pools["ChatFunction"]
+    old = set(pool._handlers)
 
-    old = pids()
-    for pid in old:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    _eventually(lambda: None if old & pids() else True)
+    def all_are_gone() -> bool | None:
+        left = old & set(pool._handlers)
+        for handler in left:
+            if handler.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(handler.pid, signal.SIGKILL)
+        return None if left else True
+
+    _eventually(all_are_gone)
 
 
 def test_of_ten_requests_at_the_same_moment_one_calls_the_provider(app: App, key: str) -> None:

@@ -117,3 +117,12 @@ def test_every_alarm_is_explained() -> None:
     assert alarms
     for name in alarms:
         assert f"| `{name}` |" in text, name
+
+
+def test_every_parameter_is_explained() -> None:
+    """Who deploys finds each question of ``sam deploy --guided`` in the documents."""
+    text = "".join(page.read_text(encoding="utf-8") for page in (template.REPOSITORY / "docs").glob("*.md"))
+    parameters = template.load().source["Parameters"]
+    assert parameters
+    for name in parameters:
+        assert f"`{name}`" in text, name
