@@ -165,7 +165,8 @@ class _Exchange:
         try:
             invocation = pool.invoke(payload, trace_id=trace_id)
         except Throttled:
-            raise GatewayError("THROTTLED") from None
+            # Not THROTTLED: that is what API Gateway says when it has no room itself.
+            raise GatewayError("INTEGRATION_FAILURE") from None
         try:
             async with asyncio.timeout(route.timeout_ms / 1000):
                 await (self._stream if route.streams else self._buffer)(invocation)

@@ -281,7 +281,7 @@ class _Exchange:
             "model": body["model"],
             "face": self.face,
             "key": key,
-            "client_request_id": self.request.header("x-request-id") or self.request.header("x-naru-request-id"),
+            "client_request_id": self.request.header("x-request-id"),
             "prompt_tokens": prompt,
             "cached_tokens": min(cached, prompt),
             "completion_tokens": 0,

@@ -6,17 +6,26 @@ import json
 import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from local import template
 from naru import cli
 from naru.aws_prices import REGIONS, Load, containers, naru, write_units
 
 SEOUL = REGIONS["ap-northeast-2"]
 
 
-def test_idle_only_the_secret_is_paid_for() -> None:
-    assert sum(naru(Load(0, Decimal(3)), SEOUL).values()) == SEOUL.secret_per_month
+def test_idle_only_the_secret_and_the_alarms_are_paid_for() -> None:
+    alarms = sum(map(_metrics_of, template.load().of_type("AWS::CloudWatch::Alarm").values()))
+    paid = SEOUL.secret_per_month + alarms * SEOUL.alarm_per_month
+    assert sum(naru(Load(0, Decimal(3)), SEOUL).values()) == paid
+
+
+def _metrics_of(alarm: dict[str, Any]) -> int:
+    metrics = alarm.get("Metrics", [{"MetricStat": {}}])
+    return sum("MetricStat" in metric for metric in metrics)
 
 
 def test_a_million_requests_of_three_seconds_cost_what_the_price_list_says() -> None:

@@ -340,7 +340,7 @@ def test_a_streamed_tool_call_names_itself_first_and_is_billed_by_the_token(mode
 
 
 def test_a_bill_is_there_before_the_answer_ends_and_agrees_with_its_usage(model: ThreadedModel) -> None:
-    headers = {**KEY, "x-naru-request-id": "req_1"}
+    headers = {**KEY, "x-request-id": "req_1"}
     asked = {"model": "gpt-4.1", "messages": [{"role": "user", "content": "질문 [[sim cached=5 reasoning=3]]"}]}
     usage = httpx.post(f"{model.openai_url}/chat/completions", json=asked, headers=headers).json()["usage"]
     stats = httpx.get(f"{model.url}/_stats").json()

@@ -28,6 +28,10 @@ class Prices:
     write_units_per_million: Decimal
     read_units_per_million: Decimal
     logs_per_gb: Decimal
+    metric_per_month: Decimal
+    """One of the first 10,000, if it has values in every hour."""
+    alarm_per_month: Decimal
+    """For each metric that it looks at."""
     secret_per_month: Decimal
     vcpu_per_hour: Decimal
     gb_per_hour: Decimal
@@ -48,6 +52,8 @@ REGIONS: Mapping[str, Prices] = {
         write_units_per_million=Decimal("0.68"),
         read_units_per_million=Decimal("0.1355"),
         logs_per_gb=Decimal("0.76"),
+        metric_per_month=Decimal("0.30"),
+        alarm_per_month=Decimal("0.10"),
         secret_per_month=Decimal("0.40"),
         vcpu_per_hour=Decimal("0.03725"),
         gb_per_hour=Decimal("0.00409"),
@@ -64,6 +70,8 @@ REGIONS: Mapping[str, Prices] = {
         write_units_per_million=Decimal("0.625"),
         read_units_per_million=Decimal("0.125"),
         logs_per_gb=Decimal("0.50"),
+        metric_per_month=Decimal("0.30"),
+        alarm_per_month=Decimal("0.10"),
         secret_per_month=Decimal("0.40"),
         vcpu_per_hour=Decimal("0.03238"),
         gb_per_hour=Decimal("0.00356"),
@@ -74,12 +82,14 @@ REGIONS: Mapping[str, Prices] = {
     ),
 }
 
-# Of one request: its own line, its metrics' lines, and Lambda's start and report lines. The first two are measured by
-# `python -m benchmarks overhead`.
-LOG_BYTES = 3_500
+# Of one request: its own line and its metrics' (1,900 bytes, `python -m benchmarks overhead`), Lambda's start and report.
+LOG_BYTES = 2_700
+# Of Naru's own, with one model or two at one deployment each (naru.metrics); and what the template's alarms look at.
+_METRICS, _ALARM_METRICS = 30, 12
 # A meter's item and what a lease adds to it, fitted to what `python -m benchmarks ledger` counts.
 _METER_BYTES, _LEASE_BYTES, _METER_WRITES = 520, 80, 4
-# A container's CPU per streamed request: LiteLLM's proxy in `python -m benchmarks overhead`. Half of a vCPU is kept free.
+# A container's CPU per streamed request: the least that `python -m benchmarks overhead` has found for LiteLLM's proxy. Half
+# of a vCPU is kept free.
 _CONTAINER_CPU_S, _BUSY = Decimal("0.065"), Decimal("0.5")
 _TASK_VCPU, _TASK_GB, _TASKS_AT_LEAST, _DATABASE_GB = 1, 2, 2, 20
 
@@ -111,15 +121,19 @@ def write_units(in_flight: Decimal) -> Decimal:
 
 
 def naru(load: Load, prices: Prices) -> dict[str, Decimal]:
-    """USD a month, by what is paid for. With no requests only the secret is."""
+    """USD a month, by what is paid for. With no requests that is the secret and the alarms."""
     millions = Decimal(load.requests) / _MILLION
     gb_s = load.latency_s * load.memory_mb / 1024
+    # A metric is paid for by the hours in which it has a value.
+    busy = min(Decimal(1), Decimal(load.requests) / HOURS_A_MONTH)
     return {
         "API Gateway": millions * prices.api_per_million,
         "Lambda, requests": millions * prices.lambda_per_million,
         f"Lambda, {load.memory_mb} MB while it waits": millions * gb_s * prices.lambda_per_million_gb_s,
         "DynamoDB, meters and ledger": millions * write_units(load.in_flight) * prices.write_units_per_million,
         "CloudWatch, logs": millions * LOG_BYTES / 1000 * prices.logs_per_gb,
+        "CloudWatch, metrics": busy * _METRICS * prices.metric_per_month,
+        "CloudWatch, alarms": _ALARM_METRICS * prices.alarm_per_month,
         "Secrets Manager": prices.secret_per_month,
     }
 

@@ -28,7 +28,7 @@ _HEADER_LIST = re.compile(r"[A-Za-z0-9-]+(, ?[A-Za-z0-9-]+)*")
 _USUAL_HEADERS = "authorization, content-type"
 _SHOWN_TO_BROWSERS = (
     "x-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, "
-    "idempotency-replayed, x-naru-model, x-naru-deployment, x-naru-attempts, "
+    "idempotency-replayed, x-naru-model, x-naru-deployment, x-naru-attempts, x-naru-after, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )

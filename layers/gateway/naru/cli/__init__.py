@@ -126,7 +126,7 @@ def _add_keys(groups: Groups[_Parser]) -> None:
     create.add_argument("name", metavar="NAME", help="what it is for, such as 'mobile app'")
     _add_limits(create)
     create.add_argument(
-        "--shards", type=int, metavar="N", help="1 to 16; more than 1 for some 30 requests per second and up"
+        "--shards", type=int, metavar="N", help="1 to 16; more than 1 for some 100 requests at once and up"
     )
     listing = _of_api(_command(groups, "list", "all keys, newest first", lazily("list_all")))
     listing.add_argument("--all", action="store_true", help="also the revoked ones")
@@ -184,7 +184,7 @@ def _add_budget(groups: Groups[_Parser]) -> None:
         "--shards",
         type=int,
         metavar="N",
-        help="spread its meter; for some 30 requests per second and up; can only grow",
+        help="spread its meter; for some 100 requests at once and up; can only grow",
     )
 
 
