@@ -119,7 +119,7 @@ def test_the_model_of_dynamodb_answers_as_others_do(other: Any) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=100 if LONG else 8,
+            max_examples=100 if LONG else 5,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,
