@@ -135,11 +135,35 @@ def test_a_first_limit_is_a_guess_that_is_left_fast() -> None:
 def test_a_refusal_of_a_call_from_before_the_last_cut_cuts_nothing() -> None:
     state = overloaded(State("d"), began_ms=NOW_MS, retry_after_s=None, now_ms=NOW_MS + 100, policy=POLICY)
     assert state is not None
-    later_ms = NOW_MS + 5000
+    later_ms = NOW_MS + 6000
     assert overloaded(state, began_ms=NOW_MS + 50, retry_after_s=None, now_ms=later_ms, policy=POLICY) is None
     lower = overloaded(state, began_ms=NOW_MS + 200, retry_after_s=None, now_ms=later_ms, policy=POLICY)
     assert lower is not None
     assert lower.limit < state.limit
+
+
+def test_calls_from_before_a_limit_take_the_room_of_those_after_for_a_while() -> None:
+    """So a refusal in the first seconds says little about the limit: it stays, and may grow fast."""
+    state = overloaded(State("d"), began_ms=NOW_MS, retry_after_s=None, now_ms=NOW_MS + 100, policy=POLICY)
+    assert state is not None
+    soon = overloaded(state, began_ms=NOW_MS + 200, retry_after_s=None, now_ms=NOW_MS + 3000, policy=POLICY)
+    assert soon is not None
+    assert (soon.limit, soon.ceiling, soon.losses) == (state.limit, 0, 1)
+    for _ in range(4):
+        soon = overloaded(soon, began_ms=NOW_MS + 200, retry_after_s=None, now_ms=NOW_MS + 3000, policy=POLICY) or soon
+    assert (soon.limit, soon.ceiling) == (7, 0)  # nearly all is refused
+
+
+def test_beyond_what_was_last_too_much_a_limit_grows_the_faster_the_farther() -> None:
+    limits = [18]
+    while limits[-1] < 60:
+        limit = limits[-1]
+        calls = {str(call): NOW_MS + 1000 for call in range(limit)}
+        state = State("d", limit=limit, limited_until_ms=NOW_MS + 1000, wins=limit, calls=calls, ceiling=20)
+        more = grown(state, now_ms=NOW_MS)
+        assert more is not None
+        limits.append(more.limit)
+    assert limits == [18, 19, 20, 21, 22, 24, 28, 35, 43, 53, 66]
 
 
 def test_a_limit_grows_by_one_for_as_many_answers_as_it_has_slots() -> None:
@@ -185,8 +209,8 @@ def crowds(provider: Callable[[], Provider]) -> list[Crowd]:
 
 def test_a_provider_that_takes_twenty_at_once_is_kept_busy_by_a_crowd() -> None:
     for crowd in crowds(Capacity):
-        assert crowd.answered >= 0.93 * 120 * 20 / 0.85
-        assert crowd.refused <= 0.12 * crowd.answered
+        assert crowd.answered >= 0.96 * 120 * 20 / 0.85
+        assert crowd.refused <= 0.08 * crowd.answered
         assert 18 <= crowd.state.limit <= 22
 
 
@@ -200,10 +224,9 @@ def test_a_crowd_is_not_kept_waiting_for_a_provider_that_refuses_one_call_in_ten
 def test_a_crowd_finds_the_limit_of_a_provider_that_is_moody_and_full() -> None:
     """One call in ten that is refused costs no time to speak of; what does is to find out that it is chance."""
     found = crowds(lambda: Moody(Capacity()))
-    assert mean(crowd.answered for crowd in found) >= 0.75 * 120 * 20 / 0.85
     for crowd in found:
-        assert crowd.answered >= 0.5 * 120 * 20 / 0.85
-        assert 15 <= crowd.state.limit <= 24
+        assert crowd.answered >= 0.8 * 120 * 20 / 0.85
+        assert 13 <= crowd.state.limit <= 24
 
 
 def test_a_crowd_is_down_to_one_call_where_nothing_is_answered() -> None:

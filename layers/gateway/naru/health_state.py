@@ -58,6 +58,8 @@ class HealthPolicy:
     """Taken for the calls in flight where nobody knows them."""
     decrease: float = 0.7
     cut_every_ms: int = 1_000
+    drain_s: float = 5.0
+    """So long calls that began before a limit may take the room of those after."""
     limited_s: float = 60.0
     call_lease_s: float = 180.0
     """A call that was killed holds its slot so long; a stream that takes longer is not counted any more."""
@@ -122,6 +124,8 @@ class State:
     """Calls that were answered since the limit last changed."""
     losses: int = 0
     """Calls that were refused since then, without those of the first second."""
+    drained_ms: int = 0
+    """Until then calls may be in flight that began before there was a limit."""
     lost_pm: int = 0
     """As ``cut_pm``, for calls that take a slot each."""
     interactive_ms: int = 0
@@ -389,11 +393,13 @@ def overloaded(
     # A call that began before the last cut says nothing about the limit since.
     if began_ms > state.cut_ms and now_ms - state.cut_ms >= policy.cut_every_ms:
         if state.is_limited(now_ms) or state.live_holders(now_ms):
-            after = _judged(replace(after, losses=after.losses + 1), now_ms=now_ms, policy=policy)
+            judge = _drained if now_ms < state.drained_ms else _judged
+            after = judge(replace(after, losses=after.losses + 1), now_ms=now_ms, policy=policy)
         else:
             # Nobody knows how many calls all environments have in flight while none of them takes a slot.
             after = cut(after, policy.first_limit, now_ms=now_ms, factor=policy.decrease)
-            after = replace(after, ceiling=0, lost_pm=0, usual_pm=0)
+            drained_ms = now_ms + round(policy.drain_s * 1000)
+            after = replace(after, ceiling=0, lost_pm=0, usual_pm=0, drained_ms=drained_ms)
         after = replace(after, limited_until_ms=now_ms + round(policy.limited_s * 1000))
     return None if after == state else after
 
@@ -423,6 +429,16 @@ def _judged(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
             return state
     pm = refusals.share_pm(refused, max(tries, limit, refusals.LEAST))
     return replace(lower, lost_pm=max(1, pm))
+
+
+def _drained(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
+    """While there may be calls that began without a limit, and take the room: lower only where a good deal is refused,
+    and without a conclusion.
+    """
+    if not refusals.is_full(tries=state.wins + state.losses, refused=state.losses):
+        return state
+    lower = cut(state, state.limit, now_ms=now_ms, factor=policy.decrease)
+    return replace(lower, ceiling=0)
 
 
 def cut(state: State, limit: int, *, now_ms: int, factor: float) -> State:
@@ -462,8 +478,15 @@ def grown(
             return _judged(state, now_ms=now_ms, policy=policy)
         usual_pm = refusals.learnt_pm(state.usual_pm, tries=state.wins + state.losses, refused=state.losses)
         state = replace(state, lost_pm=0, usual_pm=usual_pm)
-    # The first limit is a guess, and may be far too low: until there is a second refusal it grows by a quarter.
-    return with_limit(state, state.limit + (1 if state.ceiling else max(1, state.limit // 4)), now_ms=now_ms)
+    return with_limit(state, state.limit + _step(state), now_ms=now_ms)
+
+
+def _step(state: State) -> int:
+    """By how much a limit grows: up to where it was last too much by one; beyond that the faster the farther, since it
+    was too much for another reason then. The first limit is a guess, and grows fast until there is a second refusal.
+    """
+    fastest = max(1, state.limit // 4)
+    return min(fastest, max(1, state.limit - state.ceiling)) if state.ceiling else fastest
 
 
 def refused(state: State, *, now_ms: int, policy: HealthPolicy) -> State | None:
