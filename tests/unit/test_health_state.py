@@ -166,6 +166,17 @@ def test_beyond_what_was_last_too_much_a_limit_grows_the_faster_the_farther() ->
     assert limits == [18, 19, 20, 21, 22, 24, 28, 35, 43, 53, 66]
 
 
+def test_a_step_that_was_too_large_is_taken_back() -> None:
+    """In its first moment one refusal is known of four: to go down by one would leave three to be wondered about."""
+    calls = {str(call): NOW_MS + 1000 for call in range(18)}
+    state = grown(State("d", limit=18, limited_until_ms=NOW_MS + 1000, wins=18, calls=calls), now_ms=NOW_MS)
+    assert state is not None
+    assert state.limit == 22
+    lower = overloaded(state, began_ms=NOW_MS + 1, retry_after_s=None, now_ms=NOW_MS + 50, policy=POLICY)
+    assert lower is not None
+    assert (lower.limit, lower.ceiling) == (18, 22)
+
+
 def test_a_limit_grows_by_one_for_as_many_answers_as_it_has_slots() -> None:
     in_use = {str(call): NOW_MS + 1000 for call in range(9)}
     state = State("d", limit=10, room=10, limited_until_ms=NOW_MS + 1000, wins=10, calls=in_use, ceiling=12)

@@ -124,6 +124,8 @@ class State:
     """Calls that were answered since the limit last changed."""
     losses: int = 0
     """Calls that were refused since then, without those of the first second."""
+    grown_from: int = 0
+    """The limit before it grew to what it is; 0 if it did not."""
     drained_ms: int = 0
     """Until then calls may be in flight that began before there was a limit."""
     lost_pm: int = 0
@@ -420,6 +422,9 @@ def _judged(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
         case "cut":
             counted_as = max(tries, limit)
             too_many = refusals.excess(limit, tries=counted_as, refused=refused, usual_pm=state.usual_pm)
+            if state.grown_from:
+                # A step that was too large is taken back: in its first moment few of its refusals are known.
+                too_many = max(too_many, limit - state.grown_from)
             factor = max(policy.decrease, (limit - too_many) / limit)
             lower = cut(state, limit, now_ms=now_ms, factor=factor + 1e-9)
         case "not_load":
@@ -454,7 +459,7 @@ def with_limit(state: State, limit: int, *, now_ms: int) -> State:
     """With this limit, and without the holders that have died."""
     holders = state.live_holders(now_ms)
     held = sum(holder.slots for holder in holders.values())
-    return replace(state, limit=limit, room=max(0, limit - held), holders=holders, wins=0, losses=0)
+    return replace(state, limit=limit, room=max(0, limit - held), holders=holders, wins=0, losses=0, grown_from=0)
 
 
 def grown(
@@ -478,7 +483,7 @@ def grown(
             return _judged(state, now_ms=now_ms, policy=policy)
         usual_pm = refusals.learnt_pm(state.usual_pm, tries=state.wins + state.losses, refused=state.losses)
         state = replace(state, lost_pm=0, usual_pm=usual_pm)
-    return with_limit(state, state.limit + _step(state), now_ms=now_ms)
+    return replace(with_limit(state, state.limit + _step(state), now_ms=now_ms), grown_from=state.limit)
 
 
 def _step(state: State) -> int:
