@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
     "cost": cost.run,
     "ledger": ledger.run,
     "faults": faults.run,
-    "storm": storm.run,
+    "storm": partial(storm.run, seconds=40.0),
     "batch": batch.run,
     "report": report.run,
     "scale": scale.run,

@@ -26,9 +26,9 @@ from benchmarks.load import Connection
 from benchmarks.runtime import first_answer_ms, no_account
 from local.template import REPOSITORY
 
-_ROUNDS = 9
+_ROUNDS = 7
 _LITELLM_ROUNDS = 3
-_STARTS = 5
+_STARTS = 4
 _CHAT, _LAYER = REPOSITORY / "functions/chat", REPOSITORY / "layers/gateway"
 _BASE = "httpx.Client() + boto3.client('dynamodb')"
 _CHAT_IMPORT, _LITELLM_IMPORT = "functions/chat", "import litellm"

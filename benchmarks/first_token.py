@@ -17,7 +17,7 @@ from benchmarks.load import Sample, load
 _TOKENS, _FIRST_TOKEN_MS, _TOKEN_MS = 30, 300, 20
 # Concurrency and requests of one round.
 _LOADS = ((1, 8), (10, 30))
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 def run() -> dict[str, Any]:

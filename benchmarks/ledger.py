@@ -21,8 +21,8 @@ from naru.meter import Admission, Meters
 from naru.meter_state import Limits
 from naru.pricing import Rates, Usage
 from naru.request_ids import new_request_id
+from tests.dynamodb_model import model_of
 from tests.meters import USD, put_key, put_organisation
-from tests.moto_tables import tables
 
 SEOUL = ZoneInfo("Asia/Seoul")
 # USD per million units, on demand, ap-northeast-2, 2026-11.
@@ -86,12 +86,12 @@ def run() -> list[dict[str, Any]]:
 
 
 def _measure(in_flight: int, shards: int) -> dict[str, Any]:
-    with tables("LedgerTable", "MeterTable") as client:
-        limits = Limits(budget_pico_usd=10**6 * USD, rpm=100_000, tpm=10**9, max_parallel=1000)
-        _, secret = put_key(client, limits=limits, shards=shards, name="mobile app", tags={"team": "app"})
-        put_organisation(client, "MeterTable", budget_pico_usd=10**6 * USD, shards=shards)
-        counting = _Counting(client)
-        asyncio.run(_requests(counting, secret, in_flight))
+    client = model_of("LedgerTable", "MeterTable")
+    limits = Limits(budget_pico_usd=10**6 * USD, rpm=100_000, tpm=10**9, max_parallel=1000)
+    _, secret = put_key(client, limits=limits, shards=shards, name="mobile app", tags={"team": "app"})
+    put_organisation(client, "MeterTable", budget_pico_usd=10**6 * USD, shards=shards)
+    counting = _Counting(client)
+    asyncio.run(_requests(counting, secret, in_flight))
     writes, reads = counting.units["write"] / _REQUESTS, counting.units["read"] / _REQUESTS
     return {
         "in_flight": in_flight,

@@ -39,14 +39,14 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(stream=False, concurrency=1, latency_ms=0, requests=60, rounds=5),
-    Setting(stream=True, concurrency=1, latency_ms=0, requests=30, rounds=5),
-    Setting(stream=False, concurrency=10, latency_ms=0, requests=100, rounds=5),
-    Setting(stream=True, concurrency=10, latency_ms=0, requests=50, rounds=5),
-    Setting(stream=False, concurrency=1, latency_ms=300, requests=10, rounds=3),
-    Setting(stream=True, concurrency=1, latency_ms=300, requests=10, rounds=3),
-    Setting(stream=False, concurrency=10, latency_ms=300, requests=50, rounds=3),
-    Setting(stream=True, concurrency=10, latency_ms=300, requests=50, rounds=3),
+    Setting(stream=False, concurrency=1, latency_ms=0, requests=60, rounds=4),
+    Setting(stream=True, concurrency=1, latency_ms=0, requests=30, rounds=4),
+    Setting(stream=False, concurrency=10, latency_ms=0, requests=100, rounds=4),
+    Setting(stream=True, concurrency=10, latency_ms=0, requests=50, rounds=4),
+    Setting(stream=False, concurrency=1, latency_ms=300, requests=10, rounds=2),
+    Setting(stream=True, concurrency=1, latency_ms=300, requests=10, rounds=2),
+    Setting(stream=False, concurrency=10, latency_ms=300, requests=50, rounds=2),
+    Setting(stream=True, concurrency=10, latency_ms=300, requests=50, rounds=2),
 )
 
 

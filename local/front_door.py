@@ -242,7 +242,7 @@ async def front_door(
     api_id: str = "local",
     host: str = "127.0.0.1",
     port: int = 0,
-    start_processes: int = 2,
+    start_processes: int = 1,
     max_processes: int = 8,
 ) -> AsyncIterator[FrontDoor]:
     """Start the functions that the API needs, and serve it until the context is left.

@@ -1,7 +1,7 @@
 """Budgets and bills through the whole gateway: eight handler processes, a provider with faults, clients that leave, and
 processes that are killed with `kill -9`.
 
-NARU_LONG_TESTS=1 sends 2,000 mixed requests instead of 300, and tries each budget whole and sharded.
+NARU_LONG_TESTS=1 sends 2,000 mixed requests instead of 200, and tries each budget whole and sharded.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def test_rows_meters_and_the_providers_bill_agree_over_a_mixed_run_with_faults(n
     the bill. So the sums differ by no more than those rows say. The meters have spent what the rows cost.
     """
     accounts = new_accounts(Limits(budget_pico_usd=10**15, rpm=10**6, tpm=10**9, max_parallel=1000))
-    organisation_before, count = accounts.spent("organisation"), 2000 if LONG else 300
+    organisation_before, count = accounts.spent("organisation"), 2000 if LONG else 200
     kills, lock = iter(sorted(random.Random(9).sample(range(count // 10, count), 2))), Lock()
     bodies: list[dict[str, Any]] = []
     kill_at = next(kills)

@@ -560,7 +560,7 @@ class MetersMachine(RuleBasedStateMachine):
 
 TestMeters = MetersMachine.TestCase
 TestMeters.settings = settings(
-    max_examples=5000 if LONG else 150,
+    max_examples=5000 if LONG else 100,
     stateful_step_count=30,
     derandomize=not LONG,
     deadline=None,

@@ -290,10 +290,10 @@ def test_a_refused_connection_does_not_stop_the_drawing(tmp_path: Path) -> None:
     outcome = run(
         tmp_path,
         """
-        import http.client
-        connect = http.client.HTTPConnection.connect
-        def refuse(self):
-            http.client.HTTPConnection.connect = connect
+        import socket
+        connect = socket.create_connection
+        def refuse(*address):
+            socket.create_connection = connect
             raise ConnectionRefusedError
         def body():
             yield b"first"
@@ -301,7 +301,7 @@ def test_a_refused_connection_does_not_stop_the_drawing(tmp_path: Path) -> None:
             pathlib.Path("drawn").touch()
         def lambda_handler(event, context):
             if not pathlib.Path("drawn").exists():
-                http.client.HTTPConnection.connect = refuse
+                socket.create_connection = refuse
             return {"statusCode": 200, "body": body()}
         """,
         invocations=2,

@@ -87,7 +87,7 @@ LOG_BYTES = 2_700
 # Of Naru's own, with one model or two at one deployment each (naru.metrics); and what the template's alarms look at.
 _METRICS, _ALARM_METRICS = 30, 12
 # A meter's item and what a lease adds to it, fitted to what `python -m benchmarks ledger` counts.
-_METER_BYTES, _LEASE_BYTES, _METER_WRITES = 520, 80, 4
+_METER_BYTES, _LEASE_BYTES, _METER_WRITES = 520, 100, 4
 # A container's CPU per streamed request: the least that `python -m benchmarks overhead` has found for LiteLLM's proxy. Half
 # of a vCPU is kept free.
 _CONTAINER_CPU_S, _BUSY = Decimal("0.065"), Decimal("0.5")

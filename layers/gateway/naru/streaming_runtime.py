@@ -19,11 +19,11 @@ All of them, JSON included, because an integration that streams expects nothing 
 from __future__ import annotations
 
 import base64
-import http.client
 import importlib
 import json
 import logging
 import os
+import socket
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,13 +134,24 @@ def _error_trailers(error: Exception) -> dict[str, str]:
 class _Connection:
     """One chunked POST. It breaks when the invocation is over or the Runtime API is gone: then it goes silent, and
     whoever sends goes on as if nothing had happened.
+
+    A socket and no ``http.client``, which takes three times as long for a request whose every byte is known here.
     """
 
     def __init__(self, address: str, invoke_id: str, invocation_id: str | None) -> None:
-        self._http = http.client.HTTPConnection(address)  # sets TCP_NODELAY
-        self._path = f"/2018-06-01/runtime/invocation/{invoke_id}/response"
-        self._invocation_id = invocation_id
-        self._begun = self._broken = False
+        self._address = address
+        head = [
+            f"POST /2018-06-01/runtime/invocation/{invoke_id}/response HTTP/1.1",
+            f"Host: {address}",
+            f"Content-Type: {_CONTENT_TYPE}",
+            "Lambda-Runtime-Function-Response-Mode: streaming",
+            "Transfer-Encoding: chunked",
+            f"Trailer: {_ERROR_TYPE}, {_ERROR_BODY}",
+            *([f"Lambda-Runtime-Invocation-Id: {invocation_id}"] if invocation_id else []),
+        ]
+        self._head = "\r\n".join((*head, "", "")).encode()
+        self._socket: socket.socket | None = None
+        self._broken = False
 
     def send(self, data: bytes) -> None:
         """Send one chunk at once."""
@@ -150,36 +161,40 @@ class _Connection:
     def finish(self, trailers: dict[str, str]) -> None:
         """End the response and hear what the Runtime API says to it."""
         self._send(b"0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in trailers.items()).encode() + b"\r\n")
-        try:
-            if not self._broken:
-                status = self._http.getresponse().status
-                if status != HTTPStatus.ACCEPTED:
+        if self._socket is None:
+            return
+        with self._socket:
+            if self._broken:
+                return
+            try:
+                if (status := _status(self._socket)) != HTTPStatus.ACCEPTED:
                     _logger.warning("the Runtime API answered %d to a response", status)
-        except (OSError, http.client.HTTPException) as error:
-            self._give_up(error)
-        finally:
-            self._http.close()
+            except (OSError, ValueError) as error:
+                self._give_up(error)
 
     def _send(self, data: bytes) -> None:
+        if self._broken:
+            return
         try:
-            if not self._begun:
-                self._begin()
-            if not self._broken:
-                self._http.send(data)
-        except (OSError, http.client.HTTPException) as error:
+            if self._socket is None:
+                host, _, port = self._address.partition(":")
+                self._socket = socket.create_connection((host, int(port or 80)))
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                data = self._head + data
+            self._socket.sendall(data)
+        except OSError as error:
             self._give_up(error)
-
-    def _begin(self) -> None:
-        self._begun = True
-        self._http.putrequest("POST", self._path, skip_accept_encoding=True)
-        self._http.putheader("Content-Type", _CONTENT_TYPE)
-        self._http.putheader("Lambda-Runtime-Function-Response-Mode", "streaming")
-        self._http.putheader("Transfer-Encoding", "chunked")
-        self._http.putheader("Trailer", f"{_ERROR_TYPE}, {_ERROR_BODY}")
-        if self._invocation_id:
-            self._http.putheader("Lambda-Runtime-Invocation-Id", self._invocation_id)
-        self._http.endheaders()
 
     def _give_up(self, error: Exception) -> None:
         self._broken = True
         _logger.warning("nobody takes the response any more: %s", type(error).__name__)
+
+
+def _status(connection: socket.socket) -> int:
+    """Of the answer. Raises ValueError for what is none."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        if not (data := connection.recv(4096)):
+            raise ValueError("the connection was closed before an answer")
+        received += data
+    return int(received[len("HTTP/1.1 ") :][:3])

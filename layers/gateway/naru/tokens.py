@@ -164,8 +164,8 @@ class CompletionCounter:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._family = _FAMILIES[tokenizer]
-        self._answers: dict[Any, int] = {}  # milli-tokens by the index of the choice
-        self._reasoning: dict[Any, int] = {}
+        self._answers: dict[Any, list[str]] = {}  # by the index of the choice; counted when somebody asks
+        self._reasoning: dict[Any, list[str]] = {}
 
     def feed(self, chunk: Mapping[str, Any]) -> None:
         """Count one chunk; what is not shaped like one counts nothing."""
@@ -197,16 +197,19 @@ class CompletionCounter:
     @property
     def completion_tokens(self) -> int:
         """Of all choices, reasoning included."""
-        return sum(map(_up, self._answers.values())) + self.reasoning_tokens
+        return self._count(self._answers) + self.reasoning_tokens
 
     @property
     def reasoning_tokens(self) -> int:
         """Of all choices."""
-        return sum(map(_up, self._reasoning.values()))
+        return self._count(self._reasoning)
 
-    def _add(self, to: dict[Any, int], key: int, text: Any) -> None:
+    def _count(self, texts: dict[Any, list[str]]) -> int:
+        return sum(_up(_milli_tokens("".join(pieces), self._family)) for pieces in texts.values())
+
+    def _add(self, to: dict[Any, list[str]], key: int, text: Any) -> None:
         if isinstance(text, str):
-            to[key] = to.get(key, 0) + _milli_tokens(text, self._family)
+            to.setdefault(key, []).append(text)
 
     def _add_call(self, key: int, function: Any) -> None:
         if isinstance(function, dict):
