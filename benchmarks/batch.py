@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from benchmarks.tutorial_client import Item, TutorialClient
 from local.gateway import Gateway, gateway, in_thread
 from local.processes import stay_on_this_machine
 from naru import catalog
+from naru.aws_prices import write_units
 from naru.batch_input import check, write_plan
 from naru.meter_state import Limits
 from naru.objects import CHUNK_BYTES
@@ -213,7 +215,7 @@ def _peak_memory_mb() -> float:
 def cost(lines: int, ranges: int, *, result_kb: int = 3, at_once: int = 20) -> dict[str, Any]:
     """What Naru costs for a batch in Seoul, in USD; prices per million from AWS's list."""
     write, read, sqs, gb_s = 0.68, 0.1355, 0.40, 13.33
-    writes = lines * (5 + 1 + result_kb)  # meters and row; the claim; the result
+    writes = lines * (float(write_units(Decimal(at_once))) + 1 + result_kb)  # meters and row; the claim; the result
     writes += ranges * (4 + 4 + 3)  # claimed and ended, each in a transaction of two; renewed
     reads = lines * 2 + ranges * 20
     worker_s = lines * MEAN_ANSWER_S / at_once
