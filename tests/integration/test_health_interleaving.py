@@ -98,6 +98,21 @@ def test_of_many_who_want_to_probe_one_does(world: World, threads: Interleaving,
     assert world.state().probe == probe.id
 
 
+@pytest.mark.parametrize("order", range(5))
+def test_failures_of_a_crowd_are_counted_one_and_all(world: World, threads: Interleaving, order: int) -> None:
+    """They come in the same instant, before anybody knows of trouble. Who could not tell would see none, and try again."""
+
+    async def fail(health: Health) -> float:
+        permit = await health.enter(OMNI)
+        await health.failed(permit, kind="failure", retry_after_s=None)
+        return health.pause_s(OMNI)
+
+    tasks = [threads.start(process, fail(world.environment(process))) for process in range(40)]
+    mix(threads, random.Random(order))
+    assert world.state().failures == 40
+    assert sum(task.result() == 0 for task in tasks) <= 6
+
+
 def test_a_request_that_comes_while_another_looks_waits_for_what_is_seen(world: World, threads: Interleaving) -> None:
     """A new environment must not call a provider that others know to be ill."""
     opened(world)

@@ -39,6 +39,7 @@ Reason = Literal["open", "resting", "busy"]
 
 _KNOWN_ANSWERS = 1000
 _PRESENCE_MS = 10_000
+_COUNT_TRIES = 8
 
 
 class NotNowError(Exception):
@@ -448,26 +449,23 @@ class Health:
         return answers
 
     async def _count(self, local: _Local, *, failures: int, answers: int, now_ms: int) -> None:
-        for _ in range(4):
+        for _ in range(_COUNT_TRIES):
             state = local.state
-            if state.opened_ms:
+            if state.opened_ms or not (failures or state.is_failing(now_ms, self._policy)):
                 return
-            if state.failures and state.slot == now_ms // self._policy.slot_ms:
-                write = states.count_again(state, failures=failures, answers=answers)
-                try:
+            try:
+                if state.failures and state.slot == now_ms // self._policy.slot_ms:
+                    # Many count at once: this does not stand in anybody's way.
+                    write = states.count_again(state, failures=failures, answers=answers)
                     local.state = await self._store.write(state.deployment, write)
-                    return
-                except RefusedWriteError as refused:
-                    local.state = refused.state
-                    continue
-
-            def plan(state: State) -> State | None:
-                if state.opened_ms or not (failures or state.is_failing(now_ms, self._policy)):
-                    return None
-                return states.counted(state, failures=failures, answers=answers, now_ms=now_ms, policy=self._policy)
-
-            await self._change(local, plan)
-            return
+                else:
+                    policy = self._policy
+                    after = states.counted(state, failures=failures, answers=answers, now_ms=now_ms, policy=policy)
+                    local.state = await self._store.become(state, after, now_ms=now_ms)
+            except RefusedWriteError as refused:
+                local.state = refused.state
+            else:
+                return
         raise HealthStoreError(f"the counts of {local.state.deployment} change all the time")
 
     async def _report_overload(self, local: _Local, permit: Permit, retry_after_s: float | None) -> None:

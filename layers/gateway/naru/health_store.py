@@ -66,7 +66,7 @@ class HealthStore:
             if after is None or after == seen:
                 return seen
             try:
-                return await self._become(seen, replace(after, expires_s=now_ms // 1000 + self._kept_s))
+                return await self.become(seen, after, now_ms=now_ms)
             except RefusedWriteError as refused:
                 seen = refused.state
                 if once:
@@ -75,7 +75,12 @@ class HealthStore:
                     await asyncio.sleep(self._rng.uniform(0, _JITTER_S))
         raise HealthStoreError(f"the state of {seen.deployment} changes all the time")
 
-    async def _become(self, seen: State, after: State) -> State:
+    async def become(self, seen: State, after: State, *, now_ms: int) -> State:
+        """The state after a write of ``after``, if it still is as it was seen.
+
+        Raises :class:`RefusedWriteError` besides.
+        """
+        after = replace(after, expires_s=now_ms // 1000 + self._kept_s)
         if seen.version:
             return await self.write(seen.deployment, difference(seen, after))
         after = replace(after, version=1)
