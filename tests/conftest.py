@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from local import simulated_model
 from local.emulator import REGION
@@ -24,6 +25,9 @@ from local.simulated_model import Config, ThreadedModel
 # Before any client is made: no test may reach a real account.
 stay_on_this_machine()
 os.environ["AWS_DEFAULT_REGION"] = REGION
+# How long an example takes says how busy the machine is.
+settings.register_profile("naru", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("naru")
 # Every HTTP client would read the list of authorities again, which takes longer than most tests.
 ssl.create_default_context = cache(ssl.create_default_context)  # type: ignore[assignment]
 

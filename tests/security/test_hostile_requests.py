@@ -152,7 +152,9 @@ _FIELDS = st.sampled_from(
 
 
 @given(fields=st.dictionaries(_FIELDS, _JSON, max_size=4), model=st.sampled_from([OMNI, "HCX-005", "HCX-007", "claude-sonnet-4-5"]))  # fmt: skip
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_no_json_makes_a_defect(gateway: Handlers, fields: dict[str, Any], model: str) -> None:
     """Any JSON in any field is answered, refused by us, or by the provider: never a 500."""
     body = {"model": model, "messages": [{"role": "user", "content": "안녕 [[sim tokens=2]]"}]} | fields
@@ -161,7 +163,9 @@ def test_no_json_makes_a_defect(gateway: Handlers, fields: dict[str, Any], model
 
 
 @given(fields=st.dictionaries(st.sampled_from([*admin_api._KEY_FIELDS, "shards", "enabled", "x"]), _JSON, max_size=4))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_no_json_makes_a_defect_of_the_admin_api(gateway: Handlers, fields: dict[str, Any]) -> None:
     for method, path in (
         ("POST", "/admin/keys"),
