@@ -60,7 +60,7 @@ screenshots: .venv/.ready ## docs/images: the dashboard on thirty days of genera
 bench: .venv/.ready ## the measurements behind the README's figures
 	$(RUN) python -m benchmarks
 
-fuzz: .venv/.ready .venv-fuzz/.ready ## for MINUTES=10: the event decoder, and the API against its own description
+fuzz: .venv/.ready .venv-fuzz/.ready ## for MINUTES=10, side by side: the event decoder, and the API against its own description
 	$(RUN) python -m tests.security.fuzz --minutes $(MINUTES) --schemathesis .venv-fuzz/bin/schemathesis
 
 audit: $(filter .tools/%,$(UV)) ## known vulnerabilities in what uv.lock pins; without a network it says so and is content

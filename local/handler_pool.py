@@ -104,16 +104,10 @@ class HandlerPool:
         `in_flight` chooses among those that handle an event, or that do not. May be called from another thread.
         Raises LookupError when there is none.
         """
-        pids = [
-            handler.pid
-            for handler in list(self._handlers)
-            if handler.pid is not None and (in_flight is None or in_flight == (handler.current is not None))
-        ]
-        if not pids:
-            raise LookupError("there is no such process now")
-        pid = random.choice(pids)
-        os.kill(pid, signal.SIGKILL)
-        return pid
+        for handler in random.sample(handlers := list(self._handlers), len(handlers)):
+            if in_flight in {None, handler.current is not None} and (pid := handler.kill()):
+                return pid
+        raise LookupError("there is no such process now")
 
     def note(self, text: str) -> None:
         """Write a line of Lambda's own into the function's log."""
@@ -174,6 +168,7 @@ class _Handler:
         self.pid: int | None = None
         self.current: Invocation | None = None
         self.was_ready = False
+        self._killed = False
 
     async def live(self) -> None:
         """Run the process until it ends."""
@@ -197,6 +192,18 @@ class _Handler:
                     process.kill()
                     await process.wait()
 
+    def kill(self) -> int | None:
+        """`kill -9`, from any thread; the process id, or None when the process is gone, or as good as gone."""
+        pid = self.pid
+        if pid is None or self._killed:
+            return None
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has ended, and the loop has yet to hear of it
+            return None
+        self._killed = True
+        return pid
+
     def give(self, invocation: Invocation) -> bool:
         """Answer the process's waiting question with an event; False when it does not wait any more."""
         if self._asked is None or self._asked.done():
@@ -218,8 +225,7 @@ class _Handler:
 
     def _time_out(self) -> None:
         self._error = FunctionError("Sandbox.Timedout", f"Task timed out after {self._timeout_s:.2f} seconds")
-        if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+        self.kill()
 
     async def _runtime_api(self, request: Request, response: Response) -> None:
         match (request.method, request.path.removeprefix(_API).split("/")[1:]):

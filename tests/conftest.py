@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,11 +64,12 @@ class RunningStack:
     def restart(self, function: str) -> None:
         """Whatever its processes remember is over for them."""
         pool = self.door.pools[function]
-        old = {handler.pid for handler in [*pool._handlers]}
+        old = set(pool._handlers)
         until_s = time.monotonic() + 20
-        while old & {handler.pid for handler in [*pool._handlers]}:
-            with suppress(LookupError, ProcessLookupError):
-                pool.kill(in_flight=False)
+        while left := old & set(pool._handlers):
+            for handler in left:
+                if handler.current is None:
+                    handler.kill()
             if time.monotonic() > until_s:
                 raise TimeoutError(f"processes of {function} do not end")
             time.sleep(0.01)

@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from hypothesis import settings
@@ -26,18 +28,22 @@ _CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,r
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all of it and returns the exit status."""
     parser = argparse.ArgumentParser(description="Fuzzes the event decoder and the API.")
-    parser.add_argument("--minutes", type=float, default=10, help="in all")
+    parser.add_argument("--minutes", type=float, default=10, help="of both, which run side by side")
     parser.add_argument("--schemathesis", type=Path, required=True, help="the program")
     parser.add_argument("--report", type=Path, default=Path(".naru/fuzz"), help="a folder for what is found")
     given = parser.parse_args(arguments)
     seconds = given.minutes * 60
-    decoder = _decoder(seconds * 0.2)
-    with tempfile.TemporaryDirectory() as folder, running_stack(Path(folder)) as stack:
-        given.report.mkdir(parents=True, exist_ok=True)
-        app = _api(given, stack, stack.api_key, seconds * 0.5, "--exclude-tag", "admin", "--exclude-tag", "dashboard")
-        # Last, since it revokes keys and spends budgets.
-        admin = _api(given, stack, stack.gateway.admin_key, seconds * 0.3, "--include-tag", "admin")
-        defects = sum(stack.door.log(name).count('"unexpected error"') for name in stack.door.pools)
+    with ProcessPoolExecutor(1, get_context("spawn")) as beside:
+        decoding = beside.submit(_decoder, seconds)
+        with tempfile.TemporaryDirectory() as folder, running_stack(Path(folder)) as stack:
+            given.report.mkdir(parents=True, exist_ok=True)
+            app = _api(
+                given, stack, stack.api_key, seconds * 0.6, "--exclude-tag", "admin", "--exclude-tag", "dashboard"
+            )
+            # Last, since it revokes keys and spends budgets.
+            admin = _api(given, stack, stack.gateway.admin_key, seconds * 0.4, "--include-tag", "admin")
+            defects = sum(stack.door.log(name).count('"unexpected error"') for name in stack.door.pools)
+        decoder = decoding.result()
     print(f"decoder: {decoder} rounds clean; API: {'clean' if app == 0 else 'FAILED'}; ", end="")
     print(f"admin API: {'clean' if admin == 0 else 'FAILED'}; defects in the functions' logs: {defects}")
     return int(bool(app or admin or defects))

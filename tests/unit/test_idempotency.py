@@ -430,10 +430,9 @@ def test_waiting_ends_in_a_conflict_that_sdks_repeat(new_process: NewProcess, wa
         first = asyncio.create_task(process.read())
         await until(lambda: bool(process.bills))
         other = new_process(wait_s=wait_s)
-        started_s = time.monotonic()
         with pytest.raises(IdempotencyKeyInUseError) as refused:
-            await other.ask(patience_s=patience_s)
-        assert time.monotonic() - started_s < 5.0
+            async with asyncio.timeout(30):
+                await other.ask(patience_s=patience_s)
         error = refused.value
         assert (error.http_status, error.code, error.should_retry) == (409, "idempotency_key_in_use", True)
         assert error.retry_after_s == 2.0
