@@ -55,11 +55,14 @@ class _Secret(ProviderKeys):
     """Provider keys without Secrets Manager: the fields of the secret."""
 
     def __init__(self, fields: dict[str, str]) -> None:
-        self._client = self  # type: ignore[assignment]
-        self._secret_id = "the-secret"
-        self._keys = {}
-        self._read_at_s = float("-inf")
+        super().__init__(self, "the-secret")  # type: ignore[arg-type]
         self.fields = fields
+
+    def replace(self, name: str, key: str, *, after_s: float) -> None:
+        """Another key in the secret, which was last read so long before."""
+        asyncio.run(self.get(name))
+        self.fields[name] = key
+        self._read_at_s = time.monotonic() - after_s
 
     def get_secret_value(self, *, SecretId: str) -> dict[str, str]:  # noqa: N803 - boto3's name
         return {"SecretString": json.dumps(self.fields), "Name": SecretId}

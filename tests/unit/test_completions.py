@@ -447,6 +447,23 @@ def test_a_bad_provider_key_is_the_operators_error_and_not_the_clients(
     assert "revoked" not in str(vars(logged))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_that_was_replaced_is_used_by_the_request_that_finds_out(gateway: Gateway, stream: bool) -> None:
+    gateway.secret.replace("holysheep", "new", after_s=6)
+    gateway.model.control({"rules": [{"match": {"key": "k1"}, "fault": {"name": "status", "status": 401}}]})
+    gateway.ask("안녕 [[sim tokens=7]]", stream=stream)
+    assert [attempt.result for attempt in gateway.row.attempts] == ["401", "ok"]
+    assert_row_is_the_bill(gateway)
+
+
+def test_a_refused_key_is_looked_up_every_five_seconds_and_not_more_often(gateway: Gateway) -> None:
+    gateway.secret.replace("holysheep", "new", after_s=1)
+    gateway.model.control({"rules": [{"match": {"key": "k1"}, "fault": {"name": "status", "status": 401}}]})
+    with pytest.raises(UpstreamRefusedKeyError):
+        gateway.ask()
+    assert [attempt.result for attempt in gateway.row.attempts] == ["401"]
+
+
 def test_a_provider_that_cannot_be_reached_is_tried_three_times(gateway: Gateway) -> None:
     with run_in_thread() as gone:
         pass

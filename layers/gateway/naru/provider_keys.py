@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -21,7 +22,8 @@ _IMPATIENT_S = 5.0
 class ProviderKeys:
     """Reads the secret once and again every five minutes, so that a rotated key needs no deployment.
 
-    A key that is missing, or that a provider has just refused, is looked up again after five seconds.
+    A key that is missing, or that a provider refuses, is looked up again at once, but not more often than every five
+    seconds.
     """
 
     def __init__(self, client: SecretsManagerClient, secret_id: str) -> None:
@@ -46,9 +48,19 @@ class ProviderKeys:
             await self._read()
         return self._keys.get(name)
 
-    def distrust(self) -> None:
-        """Have the secret read again soon: a provider refused a key."""
-        self._read_at_s = min(self._read_at_s, time.monotonic() - _FRESH_S + _IMPATIENT_S)
+    async def is_renewed(self, name: str, *, refused: str) -> bool:
+        """Whether the field ``name`` holds another key by now than the one that a provider has just refused; never
+        raises.
+        """
+        age_s = time.monotonic() - self._read_at_s
+        if self._text(name) == refused and age_s > _IMPATIENT_S:
+            with suppress(StoreUnavailableError):
+                await self._read()
+        return self._text(name) not in {None, refused}
+
+    def _text(self, name: str) -> str | None:
+        key = self._keys.get(name)
+        return None if key is None else key.get_secret_value()
 
     async def _read(self) -> None:
         from botocore.exceptions import BotoCoreError, ClientError

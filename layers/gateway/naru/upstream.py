@@ -71,7 +71,7 @@ class Upstream:
             raise transport_failure(deployment, error) from error
         payload = _json_of(response.content)
         if response.status_code != httpx.codes.OK:
-            raise self._status_failure(deployment, response, payload)
+            raise await self._status_failure(deployment, response, payload)
         dialect = dialects.for_name(deployment.at.dialect)
         if isinstance(payload, dict) and payload.get("error"):
             raise fault_failure(deployment, dialect.error(200, response.headers, payload))
@@ -97,7 +97,8 @@ class Upstream:
                 response = await self._client.send(request, stream=True)
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
-                    raise self._status_failure(deployment, response, _json_of(response.content))
+            if response.status_code != httpx.codes.OK:
+                raise await self._status_failure(deployment, response, _json_of(response.content))
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise await _not_a_stream(deployment, response)
             events = EventStream(deployment, response)
@@ -150,11 +151,14 @@ class Upstream:
             ),
         )
 
-    def _status_failure(self, deployment: Deployment, response: httpx.Response, payload: Any) -> AttemptFailedError:
+    async def _status_failure(
+        self, deployment: Deployment, response: httpx.Response, payload: Any
+    ) -> AttemptFailedError:
         """What an answer other than 200 means."""
         fault = dialects.for_name(deployment.at.dialect).error(response.status_code, response.headers, payload)
         if fault.kind == "key":
-            self._keys.distrust()
+            refused = response.request.headers["authorization"].removeprefix("Bearer ")
+            renewed = await self._keys.is_renewed(deployment.at.secret, refused=refused)
             return AttemptFailedError(
                 result=str(response.status_code),
                 error=refused_key(
@@ -162,7 +166,7 @@ class Upstream:
                     reason=f"the provider refused its key with {response.status_code}: {fault.message}",
                     advice=how_to_set(self._keys.secret_id, deployment.at.secret),
                 ),
-                again="elsewhere",
+                again="same" if renewed else "elsewhere",
             )
         return fault_failure(deployment, fault, status=response.status_code)
 
