@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import environments
 from benchmarks.load import MODEL, Target
 from benchmarks.processes import cpu_s, is_handler, memory_mb, running, tree, until_listening
-from local.emulator import HOST, free_port
+from local.emulator import HOST, kept_port
 from local.template import REPOSITORY
 
 DIRECT, FLOOR, LITELLM, NARU = "direct", "pass-through", "LiteLLM", "Naru"
@@ -66,15 +66,16 @@ class Contestant:
 @asynccontextmanager
 async def model(folder: Path) -> AsyncIterator[str]:
     """The simulated model; its URL."""
-    port, log = free_port(), folder / "model.log"
-    async with running(
-        *(sys.executable, "local.simulated_model", "--port", str(port)),
-        environment=_of_this_tree(),
-        log=log,
-        folder=REPOSITORY,
-    ) as process:
-        await until_listening(port, process, log)
-        yield f"http://{HOST}:{port}"
+    log = folder / "model.log"
+    with kept_port() as port:
+        async with running(
+            *(sys.executable, "local.simulated_model", "--port", str(port)),
+            environment=_of_this_tree(),
+            log=log,
+            folder=REPOSITORY,
+        ) as process:
+            await until_listening(port, process, log)
+            yield f"http://{HOST}:{port}"
 
 
 @asynccontextmanager
@@ -98,46 +99,48 @@ async def everybody(folder: Path, *, concurrency: int) -> AsyncIterator[list[Con
 async def pass_through(folder: Path, model_url: str) -> AsyncIterator[Contestant]:
     """FastAPI and httpx, one worker."""
     python = await asyncio.to_thread(environments.python_with, "floor", environments.FLOOR)
-    port, log = free_port(), folder / "pass-through.log"
-    async with running(
-        *(python, "uvicorn", "--app-dir", str(REPOSITORY / "benchmarks/floor"), "app:app"),
-        *("--host", HOST, "--port", str(port), "--log-level", "warning"),
-        environment=_ENVIRONMENT | {"UPSTREAM": f"{model_url}/v1"},
-        log=log,
-        folder=folder,
-    ) as process:
-        await until_listening(port, process, log)
-        versions = {name: environments.version_of(python, name) for name in environments.FLOOR}
-        yield Contestant(FLOOR, Target(f"http://{HOST}:{port}/v1", KEY), process.pid, {"versions": versions})
+    log = folder / "pass-through.log"
+    with kept_port() as port:
+        async with running(
+            *(python, "uvicorn", "--app-dir", str(REPOSITORY / "benchmarks/floor"), "app:app"),
+            *("--host", HOST, "--port", str(port), "--log-level", "warning"),
+            environment=_ENVIRONMENT | {"UPSTREAM": f"{model_url}/v1"},
+            log=log,
+            folder=folder,
+        ) as process:
+            await until_listening(port, process, log)
+            versions = {name: environments.version_of(python, name) for name in environments.FLOOR}
+            yield Contestant(FLOOR, Target(f"http://{HOST}:{port}/v1", KEY), process.pid, {"versions": versions})
 
 
 @asynccontextmanager
 async def litellm(folder: Path, model_url: str) -> AsyncIterator[Contestant]:
     """LiteLLM's proxy, newest release, one worker, no database, in the mode that its documentation has for production."""
     python = await asyncio.to_thread(environments.python_with, "litellm", environments.LITELLM)
-    port, log = free_port(), folder / "litellm.log"
-    config = {
-        "model_list": [
-            {
-                "model_name": MODEL,
-                "litellm_params": {"model": f"openai/{MODEL}", "api_base": f"{model_url}/v1", "api_key": "sim-holysheep"},
-            }
-        ],
-        "litellm_settings": {"telemetry": False, "set_verbose": False, "json_logs": True},
-        "general_settings": {"master_key": KEY},
-    }  # fmt: skip
-    config_file = folder / "litellm.yaml"
-    config_file.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-    async with running(
-        *(python, "litellm.proxy.proxy_cli", "--config", str(config_file), "--host", HOST, "--port", str(port)),
-        *("--num_workers", "1", "--telemetry", "False"),
-        environment=_ENVIRONMENT | litellm_environment(),
-        log=log,
-        folder=folder,
-    ) as process:
-        await until_listening(port, process, log)
-        versions = {"litellm": environments.version_of(python, "litellm")}
-        yield Contestant(LITELLM, Target(f"http://{HOST}:{port}/v1", KEY), process.pid, {"versions": versions})
+    log = folder / "litellm.log"
+    with kept_port() as port:
+        config = {
+            "model_list": [
+                {
+                    "model_name": MODEL,
+                    "litellm_params": {"model": f"openai/{MODEL}", "api_base": f"{model_url}/v1", "api_key": "sim-holysheep"},
+                }
+            ],
+            "litellm_settings": {"telemetry": False, "set_verbose": False, "json_logs": True},
+            "general_settings": {"master_key": KEY},
+        }  # fmt: skip
+        config_file = folder / "litellm.yaml"
+        config_file.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+        async with running(
+            *(python, "litellm.proxy.proxy_cli", "--config", str(config_file), "--host", HOST, "--port", str(port)),
+            *("--num_workers", "1", "--telemetry", "False"),
+            environment=_ENVIRONMENT | litellm_environment(),
+            log=log,
+            folder=folder,
+        ) as process:
+            await until_listening(port, process, log)
+            versions = {"litellm": environments.version_of(python, "litellm")}
+            yield Contestant(LITELLM, Target(f"http://{HOST}:{port}/v1", KEY), process.pid, {"versions": versions})
 
 
 def litellm_environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,9 +41,11 @@ class Provider:
         self.model = SimulatedModel(Config(latency=latency))
         self.port = 0
         self._listener: AsyncExitStack | None = None
+        self._place = AsyncExitStack()
 
     async def start(self) -> None:
         """Listens; every time on the same port."""
+        await self._place.aclose()
         self._listener = AsyncExitStack()
         server = await self._listener.enter_async_context(serve(self.model.handle, _HOST, self.port))
         self.port = server.port
@@ -52,10 +55,18 @@ class Provider:
         self.model.control({"rules": list(rules)})
 
     async def stop(self) -> None:
-        """Resets every connection, and refuses new ones."""
+        """Resets every connection, and refuses new ones. The port is kept: no other provider is to answer there."""
         if self._listener is not None:
             await self._listener.aclose()
             self._listener = None
+            place = self._place.enter_context(socket.socket())
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind((_HOST, self.port))
+
+    async def leave(self) -> None:
+        """Stops for good."""
+        await self.stop()
+        await self._place.aclose()
 
     @property
     def calls(self) -> int:
@@ -120,7 +131,7 @@ class Trial:
         """Its providers, as far as there are to be any."""
         async with AsyncExitStack() as stack:
             for provider in self.providers:
-                stack.push_async_callback(provider.stop)
+                stack.push_async_callback(provider.leave)
                 await provider.start()
             self._url = f"http://{_HOST}:{self.primary.port}{_FACES[self.case.dialect]}"
             match self.case.at:

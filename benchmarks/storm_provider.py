@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from benchmarks.tutorial_client import Item
-from local.emulator import free_port
+from local.emulator import kept_port
 from local.processes import running_module
 from local.template import REPOSITORY
 
@@ -43,8 +43,7 @@ class Provider:
 @asynccontextmanager
 async def provider(*arguments: str) -> AsyncIterator[Provider]:
     """Started, and ready."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="naru-storm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="naru-storm-") as folder, kept_port() as port:
         async with (
             running_module(
                 "local.simulated_model",

@@ -7,8 +7,8 @@ import http.client
 import os
 import socket
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 # The emulator takes this access key for the account's owner, also when it enforces IAM.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
-_START_LIMIT_S = 30.0
+_START_LIMIT_S = 60.0
 _POLL_S = 0.03
 
 
@@ -58,7 +58,14 @@ async def emulator(folder: Path, *, logs: Path, enforce_iam: bool = False) -> As
 
     Its temporary files go into `folder`, which exists. Its port is NARU_EMULATOR_PORT, or a free one. Raises EmulatorError.
     """
-    port, log = int(os.environ.get("NARU_EMULATOR_PORT") or free_port()), logs / "emulator.log"
+    log = logs / "emulator.log"
+    with kept_port(int(os.environ.get("NARU_EMULATOR_PORT") or 0)) as port:
+        async with _started(port, folder, log=log, enforce_iam=enforce_iam) as process:
+            yield Emulator(f"http://{HOST}:{port}", enforce_iam, process)
+
+
+@asynccontextmanager
+async def _started(port: int, folder: Path, *, log: Path, enforce_iam: bool) -> AsyncIterator[Process]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MINISTACK_"))},
         **CREDENTIALS,
@@ -75,14 +82,19 @@ async def emulator(folder: Path, *, logs: Path, enforce_iam: bool = False) -> As
     }
     async with running_module("ministack", environment=environment, log=log) as process:
         await _until_healthy(port, process, log)
-        yield Emulator(f"http://{HOST}:{port}", enforce_iam, process)
+        yield process
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def kept_port(port: int = 0) -> Iterator[int]:
+    """A port that nobody is given by the system meanwhile; who is told of it can listen there.
+
+    Raises OSError when it is taken.
+    """
+    with socket.socket() as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind((HOST, port))
+        yield int(place.getsockname()[1])
 
 
 async def _until_healthy(port: int, process: Process, log: Path) -> None:

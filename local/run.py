@@ -22,7 +22,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.emulator import HOST, EmulatorError, free_port
+from local.emulator import HOST, EmulatorError, kept_port
 from local.gateway import Gateway, gateway
 from local.handler_pool import PoolError
 from local.processes import running_module, stay_on_this_machine, tail
@@ -157,26 +157,29 @@ async def _run(port: int, model_port: int, own: Path | None, providers: Provider
 
 
 @asynccontextmanager
-async def _model(port: int, *, needed: bool) -> AsyncIterator[tuple[str | None, Process | None]]:
+async def _model(wanted: int, *, needed: bool) -> AsyncIterator[tuple[str | None, Process | None]]:
     """The simulated model's URL and process, where a provider needs it."""
     if not needed:
         yield None, None
         return
-    port, log = port or free_port(), FOLDER / "logs" / "model.log"
-    environment = {"PATH": os.environ.get("PATH", "")}
-    arguments = ("--port", str(port), *_MODEL_LATENCY)
-    async with running_module(
-        "local.simulated_model", *arguments, environment=environment, log=log, path=[REPOSITORY]
-    ) as process:
-        try:
-            async with asyncio.timeout(_MODEL_START_S):
-                while not await asyncio.to_thread(_listens, port):
-                    if process.returncode is not None:
-                        raise StartError(f"the simulated model does not start:\n{tail(log)}")
-                    await asyncio.sleep(_POLL_S)
-        except TimeoutError:
-            raise StartError(f"the simulated model is not ready after {_MODEL_START_S:.0f} s:\n{tail(log)}") from None
-        yield f"http://{HOST}:{port}", process
+    log = FOLDER / "logs" / "model.log"
+    with kept_port(wanted) as port:
+        environment = {"PATH": os.environ.get("PATH", "")}
+        arguments = ("--port", str(port), *_MODEL_LATENCY)
+        async with running_module(
+            "local.simulated_model", *arguments, environment=environment, log=log, path=[REPOSITORY]
+        ) as process:
+            try:
+                async with asyncio.timeout(_MODEL_START_S):
+                    while not await asyncio.to_thread(_listens, port):
+                        if process.returncode is not None:
+                            raise StartError(f"the simulated model does not start:\n{tail(log)}")
+                        await asyncio.sleep(_POLL_S)
+            except TimeoutError:
+                raise StartError(
+                    f"the simulated model is not ready after {_MODEL_START_S:.0f} s:\n{tail(log)}"
+                ) from None
+            yield f"http://{HOST}:{port}", process
 
 
 def _listens(port: int) -> bool:

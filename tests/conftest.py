@@ -94,8 +94,15 @@ class RunningStack:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """One gateway per xdist worker, started by the first test that needs it. Logs are in its ``gateway.logs``."""
+    """One gateway per xdist worker, started by the first test that needs it. Logs are in its ``gateway.logs``.
+
+    It has no schedules: the emulator keeps to them, and a suite that takes longer than five minutes would see other
+    reports and alerts than one that is quick.
+    """
     with running_stack(tmp_path_factory.mktemp("stack")) as running:
+        scheduler = running.aws("scheduler")
+        for each in scheduler.list_schedules()["Schedules"]:
+            scheduler.delete_schedule(Name=each["Name"], GroupName=each["GroupName"])
         yield running
 
 

@@ -302,14 +302,17 @@ def test_a_client_that_leaves_is_accounted_for(stack: RunningStack, client: open
 
 
 def test_a_mixed_run_of_200_requests_equals_the_providers_bill(stack: RunningStack, client: openai.OpenAI) -> None:
-    """To the token and the pico-dollar; estimates, which only streams of CLOVA Studio need, are marked as such."""
+    """To the token and the pico-dollar; estimates, which only streams of CLOVA Studio need, are marked as such.
+
+    Where the gateway's own retries are spent, the SDK's go on: what it tried before has a row too, and costs nothing.
+    """
     models = [OMNI, "hyperclova-x-omni-fast", "gpt-4.1", "claude-sonnet-4-5", "gemini-2.5-flash"]
     faults = ["", "", "", "fault=status:503,times=1", "cached=40", "reasoning=20", "fault=usage_in_choice_chunk"]
 
     def ask(number: int) -> None:
         prompt = f"{number}번 손님, 안녕하세요? [[sim id=mixed{number} ttft_ms=0 token_ms=0 tokens={number % 50 + 1} {faults[number % 7]}]]"
         stream = number % 2 == 0
-        answer = client.chat.completions.create(
+        answer = client.with_options(max_retries=5).chat.completions.create(
             model=models[number % 5] if number % 10 != 9 else "HCX-005",
             messages=say(prompt),
             stream=stream,
@@ -324,11 +327,12 @@ def test_a_mixed_run_of_200_requests_equals_the_providers_bill(stack: RunningSta
         list(pool.map(ask, range(200)))
     new = {request_id: row for request_id, row in rows(stack).items() if request_id not in before}
     stats = stack.model.stats()
-    billed = {bill["client_request_id"]: bill for bill in stats["billed"]}
+    billed = {str(bill["client_request_id"]): bill for bill in stats["billed"]}
     assert len(billed) == len(stats["billed"]) == 200
-    assert new.keys() == billed.keys()
-    for request_id, row in new.items():
-        bill = billed[request_id]
+    assert billed.keys() <= new.keys()
+    assert {(new[each].outcome, new[each].cost_pico_usd) for each in new.keys() - billed.keys()} <= {("failed", 0)}
+    for request_id, bill in billed.items():
+        row = new[request_id]
         assert row.usage_source == "reported"
         assert (
             row.usage.prompt_tokens,

@@ -268,7 +268,7 @@ def test_ctrl_c_is_one_line() -> None:
             if asked or waiting.wait(0.01):
                 break
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=10)
+        said = process.communicate(timeout=60)
     assert (process.returncode, *said) == (130, "", "naru: interrupted\n")
 
 

@@ -202,8 +202,8 @@ async def test_a_departure_is_noticed_while_nothing_is_written(reset: bool) -> N
             writer.transport.abort()
         else:
             writer.close()
-        await asyncio.wait_for(noticed.wait(), 1)
-        await asyncio.wait_for(refused.wait(), 1)
+        await noticed.wait()
+        await refused.wait()
 
 
 @on_a_loop

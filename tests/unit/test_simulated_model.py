@@ -509,7 +509,7 @@ def test_a_client_that_leaves_a_json_answer_pays_for_what_was_generated_until_th
                 "messages": [{"role": "user", "content": "질문 [[sim tokens=2000 ttft_ms=100 token_ms=10]]"}],
             },
             headers=KEY,
-            timeout=0.3,
+            timeout=1.0,
         )
     row = only_row(model)
     assert 5 <= row["completion_tokens"] < 1000
@@ -591,7 +591,7 @@ def test_the_process_says_where_it_is_and_stops_cleanly_on_a_signal(number: sign
         answer = httpx.post(f"{found[1]}/v1/chat/completions", json=body, headers=KEY)
         assert answer.json()["usage"]["completion_tokens"] == 7
         process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "")
 
 

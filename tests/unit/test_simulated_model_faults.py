@@ -164,7 +164,7 @@ def test_silence_sends_nothing_then_the_answer_and_bills_nobody_who_left(ask: As
     assert time.monotonic() - begun >= 0.2
     ask.model.reset_stats()
     with pytest.raises(httpx.ReadTimeout):
-        ask("fault=silence", timeout=0.1)
+        ask("fault=silence", timeout=1.0)
     ask.model.wait_idle()
     assert ask.bill() is None
     assert ask.model.stats()["attempts"] == {"none": 1}
@@ -214,7 +214,7 @@ def test_a_stalled_stream_bills_what_came_before_the_client_left(ask: Asker) -> 
     body = {"model": "gpt-4.1", "messages": messages, "stream": True}
     with (
         pytest.raises(httpx.ReadTimeout),
-        ask.client.stream("POST", f"{ask.model.openai_url}/chat/completions", json=body, timeout=0.2) as answer,
+        ask.client.stream("POST", f"{ask.model.openai_url}/chat/completions", json=body, timeout=1.0) as answer,
     ):
         answer.read()
     ask.model.wait_idle()
