@@ -106,7 +106,7 @@ class Process:
     aws: Aws
     secret: str
     lease_s: float = 30.0
-    wait_s: float = 5.0
+    wait_s: float = 30.0
     now_ms: Callable[[], int] = lambda: NOON_MS
     content: str = "안녕하세요"
     stream: bool = False
