@@ -25,8 +25,13 @@ from local.simulated_model import Config, ThreadedModel
 # Before any client is made: no test may reach a real account.
 stay_on_this_machine()
 os.environ["AWS_DEFAULT_REGION"] = REGION
-# How long an example takes says how busy the machine is.
-settings.register_profile("naru", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples each time, unless somebody goes looking for new ones. How long one takes says how busy the machine is.
+settings.register_profile(
+    "naru",
+    derandomize=not os.environ.get("NARU_LONG_TESTS"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("naru")
 # Every HTTP client would read the list of authorities again, which takes longer than most tests.
 ssl.create_default_context = cache(ssl.create_default_context)  # type: ignore[assignment]
@@ -104,6 +109,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         for each in scheduler.list_schedules()["Schedules"]:
             scheduler.delete_schedule(Name=each["Name"], GroupName=each["GroupName"])
         yield running
+
+
+@pytest.fixture
+def providers_without_a_past(stack: RunningStack) -> None:
+    """Breakers are closed, and every process has the retries of a new one: for tests that count a provider's calls."""
+    stack.forgive_providers()
 
 
 @contextmanager

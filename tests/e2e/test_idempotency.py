@@ -152,6 +152,7 @@ def test_who_leaves_in_mid_stream_is_given_the_whole_answer_when_it_comes_back(a
     assert (row.request_id, row.outcome, row.usage.completion_tokens, app.calls) == (request_id, "completed", 40, 1)
 
 
+@pytest.mark.usefixtures("providers_without_a_past")
 def test_a_failure_is_tried_again_with_the_same_key(app: App, key: str) -> None:
     prompt = "안녕 [[sim tokens=5 id=x fault=status:503,times=3]]"
     failed, served = (app.post(key, prompt) for _ in range(2))

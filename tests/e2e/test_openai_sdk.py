@@ -34,8 +34,8 @@ def say(text: str) -> Any:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def providers_without_a_past(stack: RunningStack) -> None:
-    """Other tests have made them fail again and again."""
+def forgiven(stack: RunningStack) -> None:
+    """Tests of other modules have made the providers fail again and again."""
     stack.forgive_providers()
 
 
@@ -221,6 +221,7 @@ def test_a_cut_stream_raises_in_the_sdk_and_does_not_end(client: openai.OpenAI) 
             pass
 
 
+@pytest.mark.usefixtures("providers_without_a_past")
 def test_the_sdk_does_not_repeat_what_the_gateway_has_repeated(stack: RunningStack, client: openai.OpenAI) -> None:
     eager = client.with_options(max_retries=2)
     with pytest.raises(openai.InternalServerError) as failed:
@@ -301,30 +302,42 @@ def test_a_client_that_leaves_is_accounted_for(stack: RunningStack, client: open
     assert (row.outcome, row.usage.completion_tokens, row.cost_pico_usd) == ("completed", 30, bill["cost_pico_usd"])
 
 
+@pytest.mark.usefixtures("providers_without_a_past")
 def test_a_mixed_run_of_200_requests_equals_the_providers_bill(stack: RunningStack, client: openai.OpenAI) -> None:
     """To the token and the pico-dollar; estimates, which only streams of CLOVA Studio need, are marked as such.
 
-    Where the gateway's own retries are spent, the SDK's go on: what it tried before has a row too, and costs nothing.
+    Where an environment has no retry left to spend, it answers 503 and the app asks again: the first has a row too, and
+    costs nothing.
     """
     models = [OMNI, "hyperclova-x-omni-fast", "gpt-4.1", "claude-sonnet-4-5", "gemini-2.5-flash"]
-    faults = ["", "", "", "fault=status:503,times=1", "cached=40", "reasoning=20", "fault=usage_in_choice_chunk"]
+    once_ill = "fault=status:503,times=1"
+    faults = ["", "", "", once_ill, "cached=40", "reasoning=20", "fault=usage_in_choice_chunk"]
 
     def ask(number: int) -> None:
-        prompt = f"{number}번 손님, 안녕하세요? [[sim id=mixed{number} ttft_ms=0 token_ms=0 tokens={number % 50 + 1} {faults[number % 7]}]]"
-        stream = number % 2 == 0
-        answer = client.with_options(max_retries=5).chat.completions.create(
+        fault = faults[number % 7]
+        answer = client.chat.completions.create(
             model=models[number % 5] if number % 10 != 9 else "HCX-005",
-            messages=say(prompt),
-            stream=stream,
+            messages=say(
+                f"{number}번 손님, 안녕하세요? [[sim id=mixed{number} ttft_ms=0 token_ms=0 tokens={number % 50 + 1} {fault}]]"
+            ),
+            stream=number % 2 == 0,
             user=f"user-{number % 3}",
         )
         if not isinstance(answer, ChatCompletion):
             for _ in answer:
                 pass
 
+    def ask_as_an_app_does(number: int) -> None:
+        try:
+            ask(number)
+        except openai.InternalServerError as error:
+            assert (error.status_code, error.code) == (503, "upstream_unavailable")
+            assert faults[number % 7] == once_ill
+            ask(number)
+
     before = set(rows(stack))
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(200)))
+        list(pool.map(ask_as_an_app_does, range(200)))
     new = {request_id: row for request_id, row in rows(stack).items() if request_id not in before}
     stats = stack.model.stats()
     billed = {str(bill["client_request_id"]): bill for bill in stats["billed"]}
