@@ -331,8 +331,8 @@ def test_a_mixed_run_of_200_requests_equals_the_providers_bill(stack: RunningSta
         try:
             ask(number)
         except openai.InternalServerError as error:
-            assert (error.status_code, error.code) == (503, "upstream_unavailable")
-            assert faults[number % 7] == once_ill
+            if error.code != "upstream_unavailable" or faults[number % 7] != once_ill:
+                raise
             ask(number)
 
     before = set(rows(stack))
