@@ -176,9 +176,11 @@ class World:
         return [json.loads(line) for line in content.splitlines()]
 
 
-def claim(world: World, batch: Batch, index: int, *, worker: str = "w", lease_s: float = 60.0) -> str:
-    """Claims a range."""
-    now_ms = time.time_ns() // 10**6
+def claim(
+    world: World, batch: Batch, index: int, *, worker: str = "w", lease_s: float = 60.0, later_s: float = 0.0
+) -> str:
+    """Claims a range, now or at a later time."""
+    now_ms = time.time_ns() // 10**6 + round(later_s * 1000)
     until_ms = now_ms + round(lease_s * 1000)
     return world.progress.claim_range(batch, index, worker=worker, now_ms=now_ms, until_ms=until_ms)
 

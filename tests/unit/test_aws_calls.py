@@ -256,7 +256,7 @@ def test_silence_ends_and_is_botocores_exception() -> None:
             await silence.wait()
 
         service = Service(never, never)
-        async with running(service, read_timeout_s=0.02, attempts=2) as dynamodb:
+        async with running(service, read_timeout_s=0.1, attempts=2) as dynamodb:
             with pytest.raises(BotoCoreError):
                 await dynamodb.get_item(TableName="t")
             silence.set()

@@ -71,7 +71,7 @@ def test_the_share_may_change_while_lines_run(world: World) -> None:
     """A third more than slots are on their way, since only the call takes one; never more than that."""
     batch = world.started(24)
     shares = iter([1, 1, 8, 8, 8, 2])
-    script = Script(world, pause_s=0.02)
+    script = Script(world, pause_s=0.1)
     go(pool_of(world, script, Sharing(lambda: next(shares, 4))), runs_of(world, batch))
     assert 4 < script.most <= 8 + 3
     assert world.read(batch).values["completed"] == 24
@@ -219,7 +219,7 @@ def test_before_the_functions_time_is_over_nothing_begins(world: World) -> None:
 
 def test_a_key_keeps_a_part_of_what_it_may_do_at_once(world: World) -> None:
     batch = world.started(12)
-    script = Script(world, pause_s=0.02)
+    script = Script(world, pause_s=0.1)
     pool = pool_of(world, script, Sharing(lambda: 10), meters=Known(world, max_parallel=5))
     go(pool, runs_of(world, batch))
     assert script.most == 4

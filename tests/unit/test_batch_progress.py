@@ -28,12 +28,10 @@ def end(world: World, batch: Batch, index: int, worker: str) -> bool:
 
 
 def test_a_range_is_one_workers_until_its_lease_is_over(world: World, batch: Batch) -> None:
-    assert claim(world, batch, 0, worker="a", lease_s=0.1) == "claimed"
-    assert claim(world, batch, 0, worker="b") == "taken"
-    assert claim(world, batch, 0, worker="a", lease_s=0.0) == "claimed"  # its own write, repeated
-    while time.time_ns() // 10**6 <= world.progress.range_states(batch.batch_id)[0].until_ms:
-        pass
-    assert claim(world, batch, 0, worker="b") == "claimed"
+    assert claim(world, batch, 0, worker="a") == "claimed"
+    assert claim(world, batch, 0, worker="b", later_s=30.0) == "taken"
+    assert claim(world, batch, 0, worker="a") == "claimed"  # its own write, repeated
+    assert claim(world, batch, 0, worker="b", later_s=90.0) == "claimed"
     # The one before it was only slow: it learns that the range is not its own.
     for kept in (
         world.progress.renew_range(batch.batch_id, 0, worker="a", until_ms=10**15, completed=0, failed=0),
