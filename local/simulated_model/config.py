@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from types import MappingProxyType
 from typing import Literal
 
@@ -82,6 +82,12 @@ class Price:
         return int(pico)
 
 
+def _of_won(input_krw: int, output_krw: int) -> Price:
+    """A price in won, as an invoice at 1,400 won a dollar shows it: rounded up to the micro-dollar."""
+    micro, won_per_usd = Decimal("0.000001"), 1_400
+    return Price(*((Decimal(krw) / won_per_usd).quantize(micro, ROUND_CEILING) for krw in (input_krw, output_krw)))
+
+
 DEFAULT_PRICES: Mapping[str, Price] = MappingProxyType(
     {
         "hyperclova-x-omni": Price(Decimal("3.50"), Decimal("10.50")),
@@ -89,6 +95,9 @@ DEFAULT_PRICES: Mapping[str, Price] = MappingProxyType(
         "gpt-4.1": Price(Decimal(2), Decimal(8), Decimal("0.5")),
         "claude-sonnet-4-5": Price(Decimal(3), Decimal(15), Decimal("0.30")),
         "gemini-2.5-flash": Price(Decimal("0.30"), Decimal("2.50"), Decimal("0.03")),
+        "HCX-007": _of_won(1_250, 5_000),
+        "HCX-005": _of_won(1_250, 5_000),
+        "HCX-DASH-002": _of_won(250, 1_000),
     }
 )
 

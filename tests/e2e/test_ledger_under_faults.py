@@ -62,7 +62,9 @@ class Accounts:
         """What the provider charges, by the gateway's request id."""
         found = defaultdict(list)
         for bill in self.stack.model.stats()["billed"]:
-            found[bill["client_request_id"]].append(bill["cost_pico_usd"] or 0)
+            cost = bill["cost_pico_usd"]
+            assert cost is not None, bill
+            found[bill["client_request_id"]].append(cost)
         return found
 
     def meters(self, whose: str | None = None) -> list[Meter]:

@@ -304,7 +304,9 @@ class World:
             if row.usage_source == "estimated":
                 # Of a stream that was cut only the order of magnitude is known, and that it was within the worst case.
                 covered = worst_case_pico_usd(self.scenario.body)
-            assert (bill["cost_pico_usd"] or 0) <= covered, when
+            cost = bill["cost_pico_usd"]
+            assert cost is not None
+            assert cost <= covered, when
 
     def groups(self) -> dict[str, list[Meter]]:
         found: dict[str, list[Meter]] = {}
