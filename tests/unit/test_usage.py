@@ -295,6 +295,9 @@ def test_groups_and_filters() -> None:
         ({"batch": "yes"}, "batch"),
         ({"groupby": "day"}, "groupby"),
         ({"start": "2026-02-30"}, "start"),
+        ({"start": "0001-01-01T00:00:00+09:00"}, "start"),
+        ({"start": "1969-12-31T00:00:00Z", "end": "1970-01-01T00:00:00Z"}, "end"),
+        ({"end": "9999-12-31T23:59:59-09:00"}, "end"),
     ],
 )
 def test_a_wrong_query_is_told_which_parameter(query: dict[str, Any], param: str) -> None:
@@ -327,6 +330,16 @@ def test_pages_of_requests_hold_each_row_once_newest_first() -> None:
             break
         after = [page["last_id"]]
     assert found == sorted((each.request_id for each in rows if each.key_id == "key_a"), reverse=True)
+
+
+@pytest.mark.parametrize("time", ["ffffffffffff", "1fffffffffff"])
+def test_a_page_after_a_time_to_come_is_the_first_one(time: str) -> None:
+    """The first is a time for which there is no date, the second one before which lie a million queries."""
+    newest = row(at_ms("2026-11-21 10:00:00"))
+    usage, now_ms = usage_of(LedgerModel(SEOUL, [newest])), at_ms("2026-11-22 12:00:00")
+    query = usage_query.parse_requests({"after": [f"req_{time}{'0' * 20}"]}, SEOUL, now_ms=now_ms)
+    page = usage_api.requests_list(usage, query, ACCOUNTS, now_ms=now_ms)
+    assert [each["request_id"] for each in page["data"]] == [newest.request_id]
 
 
 def test_a_page_that_looks_through_many_rows_says_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,9 @@ def requests_list(usage: Usage, query: RequestsQuery, accounts: Accounts, *, now
     has_more = False
     # Nothing is asked of days that are still to come.
     end_ms = min(query.span.end_ms, now_ms + _DAY_MS)
-    before = query.after or f"req_{end_ms:012x}{'0' * 20}"
+    before = f"req_{end_ms:012x}{'0' * 20}"
+    if query.after is not None:
+        before = min(before, query.after)  # ids sort by time, and one may name a time that is still to come
     for examined, row in enumerate(usage.reader.newest(before=before, since_ms=query.span.start_ms, now_ms=now_ms)):
         if len(found) == query.limit or examined == _EXAMINED_ROWS:
             has_more = True

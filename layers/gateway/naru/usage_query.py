@@ -25,6 +25,8 @@ GROUPS = (*TIMES, *CELLS, "end_user")
 _MAX_DAYS, _MAX_HOURLY_DAYS = 400, 62
 _MAX_PAGE, _PAGE = 100, 20
 _MAX_CSV_ROWS = 10_000
+# Far from both ends of what a date can be, where arithmetic with zones fails.
+_FIRST_YEAR, _LAST_YEAR = 2000, 2200
 _OUTCOMES: tuple[Outcome, ...] = ("completed", "truncated", "failed", "rejected", "unknown")
 
 
@@ -163,6 +165,8 @@ def parse_time(name: str, text: str, zone: ZoneInfo, *, is_end: bool = False) ->
         raise _wrong(name, "it must be a day (2026-11-22), a time in ISO 8601, or Unix seconds") from None
     if at.tzinfo is None:
         raise _wrong(name, "it must say its time zone, as in 2026-11-22T09:00:00+09:00; a plus sign in a URL is %2B")
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise _wrong(name, f"it must be in the years {_FIRST_YEAR} to {_LAST_YEAR}")
     since = at.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     return since // timedelta(milliseconds=1)
 
@@ -173,7 +177,7 @@ def parse_day(name: str, text: str) -> date:
         day = date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d\d-\d\d", text) else None
     except ValueError:
         day = None
-    if day is None or not 2000 <= day.year <= 2200:
+    if day is None or not _FIRST_YEAR <= day.year <= _LAST_YEAR:
         raise _wrong(name, "it must be a day, such as 2026-11-22")
     return day
 
