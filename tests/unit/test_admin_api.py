@@ -114,6 +114,8 @@ def test_a_change_names_what_changes_and_null_takes_a_limit_away() -> None:
         ({"expires_at": "tomorrow"}, "expires_at", "invalid_value"),
         ({"expires_at": NOW // 1000}, "expires_at", "invalid_value"),
         ({"expires_at": NOW * 1000}, "expires_at", "invalid_value"),
+        ({"expires_at": 999_999_999_999}, "expires_at", "invalid_value"),
+        ({"expires_at": "9999-12-31T23:59:59-12:00"}, "expires_at", "invalid_value"),
         ({"tags": {"a": 1}}, "tags", "invalid_type"),
         ({"tags": {str(i): "" for i in range(17)}}, "tags", "invalid_value"),
         ({"tags": {"a": "x" * 257}}, "tags", "invalid_value"),

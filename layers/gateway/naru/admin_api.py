@@ -26,6 +26,8 @@ MAX_OVERLAP_S = 30 * 86_400
 _PAGE, _MAX_PAGE = 20, 100
 _MAX_RATE = 10**12
 _MAX_PARALLEL = 10**5
+# Unix seconds of the last year that a date can be in, wherever who lists the keys may live.
+_YEAR_9999_S = 253_370_764_800
 # What ends a line, moves a cursor or turns the direction of writing.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -208,7 +210,7 @@ def _expiry(name: str, value: Any, now_ms: int) -> int:
         raise _wrong_type(name, "a time in ISO 8601 or Unix seconds, or null for never")
     if at_s * 1000 <= now_ms:
         raise _wrong(name, "it must be in the future")
-    if at_s * 1000 >= NEVER_MS:
+    if at_s >= _YEAR_9999_S:
         raise _wrong(name, "it is too far away; send Unix seconds, not milliseconds, or null for never")
     return at_s * 1000
 
