@@ -28,6 +28,7 @@ from naru.errors import (
     UpstreamUnavailableError,
 )
 from naru.keys import Proven
+from naru.wire import parse_json_object
 from tests.batch_world import KEY, World, batch_world
 
 
@@ -168,6 +169,17 @@ def test_a_stream_is_refused(world: World) -> None:
     line.content = line.content.replace(b'"messages"', b'"stream":true,"messages"')
     assert run(world, batch, line, Scripted()).end == "stored"
     assert stored(world, batch)["response"]["body"]["error"]["param"] == "stream"
+
+
+@pytest.mark.parametrize("odd", ['"temperature":NaN', '"temperature":1e999', '"user":"\\ud800"'])
+def test_what_a_request_of_its_own_may_not_hold_reaches_the_check_as_it_is(world: World, odd: str) -> None:
+    """Null in place of NaN, or a question mark in place of half a character, would be another request, and paid for."""
+    batch, completions = world.started(1), Scripted()
+    line = line_of(world, batch)
+    line.content = line.content.replace(b'"messages"', odd.encode() + b',"messages"')
+    run(world, batch, line, completions)
+    with pytest.raises(InvalidRequestError):
+        parse_json_object(completions.calls[0].body)
 
 
 def test_a_paid_answer_is_stored_when_the_store_is_back(

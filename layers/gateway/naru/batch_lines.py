@@ -115,7 +115,9 @@ class Lines:
         body = parse_line(line.content).body
         if body.get("stream"):
             raise InvalidRequestError("A request of a batch cannot be streamed: leave 'stream' out.", param="stream")
-        call = Call(request_id, Proven(batch.key_id), wire.compact_json(body), patience_s, batch_id=batch.batch_id)
+        # As it was written, with what is no JSON and no text: who sends it by itself is refused, and told why.
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        call = Call(request_id, Proven(batch.key_id), content, patience_s, batch_id=batch.batch_id)
         answer = await self._completions.create(call)
         assert isinstance(answer.body, bytes)  # noqa: S101 - nothing is streamed
         usage = wire.parse_usage(json.loads(answer.body).get("usage"))
