@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -51,7 +52,10 @@ class Files:
             anchor = form.get("expires_after[anchor]")
             seconds = form.get("expires_after[seconds]")
             text = seconds.text() if seconds else ""
-            given = {"anchor": anchor.text() if anchor else None, "seconds": int(text) if text.isdecimal() else text}
+            given = {
+                "anchor": anchor.text() if anchor else None,
+                "seconds": int(text) if re.fullmatch(r"[0-9]{1,10}", text) else text,
+            }
             life_s = life_s_of(given, "expires_after")
         file = _new_file(
             key_id, form["file"].filename or "file.jsonl", form["purpose"].text(), len(content), life_s=life_s
