@@ -188,6 +188,19 @@ def test_waiting_shows_progress_and_says_how_it_ended(
     assert "line 7: not JSON" in capsys.readouterr().err
 
 
+def test_a_gateway_that_fails_for_a_moment_does_not_end_the_watch(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("naru.cli.batch.time.sleep", lambda _: None)
+    refusal = {"error": {"message": "Try again shortly.", "type": "server_error", "param": None, "code": None}}
+    answers = [(503, refusal), (200, batch_of("in_progress")), (429, {}), (502, b""), (200, batch_of("completed"))]
+    gateway.answer = lambda *_: answers.pop(0)
+    assert cli.main(["batch", "wait", "batch_1"]) == 0
+    gateway.answer = lambda *_: (503, refusal)
+    assert cli.main(["batch", "wait", "batch_1"]) == 1
+    assert capsys.readouterr().err.endswith("naru: Try again shortly.\n")
+
+
 def test_ctrl_c_leaves_the_batch_running(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt

@@ -52,14 +52,19 @@ class BatchClient:
         return str(self.call("POST", f"uploads/{upload['id']}/complete")["id"])
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
-        """One call; what is safe to repeat is repeated when the network fails."""
+        """One call; what is safe to repeat is repeated when the network or the gateway fails."""
         for attempt in range(_TRIES if method == "GET" else 1):
+            is_last = method != "GET" or attempt == _TRIES - 1
             try:
-                return self._read(self._send(method, path, json=body, params=query))
+                answer = self._send(method, path, json=body, params=query)
             except _UnreachableError:
-                if method != "GET" or attempt == _TRIES - 1:
+                if is_last:
                     raise
-                time.sleep(2.0**attempt)
+            else:
+                # Who watches a batch for hours meets a 503, or API Gateway's 429, sooner or later.
+                if is_last or not (answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS):
+                    return self._read(answer)
+            time.sleep(2.0**attempt)
         raise AssertionError("unreachable")
 
     def download(self, file_id: str, into: BinaryIO) -> int:
