@@ -51,6 +51,46 @@ class Gateway:
         self.server.server_close()
 
 
+class Store:
+    """Makes a gateway one that knows its files and batches."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.files: list[str] = []
+        self.batches: dict[str, str] = {}
+        """Of its id, its input."""
+        self.refuses_batches = False
+        self.loses_answers = False
+        self._made = {"file-": 0, "batch_": 0}
+        gateway.answer = self.answer
+
+    def forget(self) -> None:
+        self.files.clear()
+        self.batches.clear()
+
+    def answer(self, method: str, path: str, content: bytes) -> tuple[int, Any]:
+        match method, path.partition("?")[0].removeprefix("/v1/").partition("/"):
+            case "POST", ("files", _, ""):
+                self.files.append(self._new("file-"))
+                return 200, {"id": self.files[-1]}
+            case "POST", ("batches", _, ""):
+                if self.refuses_batches:
+                    return 503, {}
+                asked = json.loads(content)
+                batch_id = self._new("batch_")
+                self.batches[batch_id] = asked["input_file_id"]
+                return (502, b"") if self.loses_answers else (200, {"id": batch_id})
+            case "GET", ("batches", _, ""):
+                data = [{"id": batch_id, "input_file_id": file_id} for batch_id, file_id in self.batches.items()]
+                return 200, {"data": data}
+            case "GET", ("files" | "batches", _, name) if name in self.files or name in self.batches:
+                return 200, {"id": name}
+        return 404, {"error": {"message": "There is none.", "type": "x", "param": "id", "code": "not_found"}}
+
+    def _new(self, prefix: str) -> str:
+        self._made[prefix] += 1
+        return f"{prefix}{self._made[prefix]}"
+
+
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Gateway]:
     gateway = Gateway()
@@ -131,18 +171,46 @@ def test_a_local_run_is_found_from_any_folder_of_it(gateway: Gateway, monkeypatc
 def test_a_submission_that_was_interrupted_goes_on_where_it_was(gateway: Gateway, capsys: Any) -> None:
     """The file was uploaded, the batch not yet made: it is not uploaded again, and there is one batch."""
     Path("in.jsonl").write_text("{}\n")
-    gateway.answer = lambda _, path, __: (200, {"id": "file-1"}) if path == "/v1/files" else (503, {})
+    store = Store(gateway)
+    store.refuses_batches = True
     assert cli.main(["batch", "submit", "in.jsonl"]) == 1
-    gateway.answer = lambda _, path, __: (200, {"id": "batch_1"}) if path == "/v1/batches" else (500, {})
+    store.refuses_batches = False
     assert cli.main(["batch", "submit", "in.jsonl"]) == 0
     assert cli.main(["batch", "submit", "in.jsonl"]) == 0
-    assert gateway.asked == [("POST", "/v1/files"), ("POST", "/v1/batches"), ("POST", "/v1/batches")]
+    assert [path for method, path in gateway.asked if method == "POST"] == ["/v1/files", "/v1/batches", "/v1/batches"]
     assert capsys.readouterr().out == "batch_1\nbatch_1\n"
     # Another content is another batch.
     Path("in.jsonl").write_text("{ }\n")
-    gateway.answer = lambda _, path, __: (200, {"id": "file-2" if path == "/v1/files" else "batch_2"})
     assert cli.main(["batch", "submit", "in.jsonl"]) == 0
     assert capsys.readouterr().out == "batch_2\n"
+
+
+def test_a_batch_whose_making_was_not_answered_is_not_made_again(gateway: Gateway, capsys: Any) -> None:
+    """The network failed, or Ctrl-C came, after the gateway had made it."""
+    Path("in.jsonl").write_text("{}\n")
+    store = Store(gateway)
+    store.loses_answers = True
+    assert cli.main(["batch", "submit", "in.jsonl"]) == 1
+    store.loses_answers = False
+    assert cli.main(["batch", "submit", "in.jsonl"]) == 0
+    assert store.batches == {"batch_1": "file-1"}
+    assert capsys.readouterr().out == "batch_1\n"
+
+
+def test_a_file_whose_batch_is_forgotten_is_submitted_anew(gateway: Gateway, capsys: Any) -> None:
+    """The gateway is another one at the same address, as after another 'make run', or 30 days are over."""
+    Path("in.jsonl").write_text("{}\n")
+    store = Store(gateway)
+    assert cli.main(["batch", "submit", "in.jsonl"]) == 0
+    store.forget()
+    assert cli.main(["batch", "submit", "in.jsonl"]) == 0
+    store.refuses_batches = True
+    assert cli.main(["batch", "submit", "in.jsonl", "--again"]) == 1
+    store.forget()
+    store.refuses_batches = False
+    assert cli.main(["batch", "submit", "in.jsonl"]) == 0
+    assert store.batches == {"batch_3": "file-4"}
+    assert capsys.readouterr().out == "batch_1\nbatch_2\nbatch_3\n"
 
 
 def test_a_large_file_goes_to_s3_and_a_broken_upload_is_repeated(

@@ -54,7 +54,7 @@ def _submitted(
 ) -> str:
     """The batch of a file: of the steps that make it, those that were not done before."""
     memory = _Memory(file)
-    known = {} if arguments.again else memory.read(**place)
+    known = {} if arguments.again else _still_there(client, memory.read(**place))
     if "file_id" not in known:
         with _bar("uploading", size_bytes, unit="bytes") as bar:
             known = {**place, "file_id": client.upload(file, size_bytes, bar.add)}
@@ -68,6 +68,20 @@ def _submitted(
     known["batch_id"] = str(client.call("POST", "batches", body)["id"])
     memory.write(known)
     return known["batch_id"]
+
+
+def _still_there(client: BatchClient, known: dict[str, str]) -> dict[str, str]:
+    """What is remembered, as far as the gateway knows of it: it forgets after 30 days, a local one when it stops.
+
+    A batch whose making was not answered, as when the network fails then, is found by its input.
+    """
+    if "batch_id" in known:
+        return known if client.find(f"batches/{known['batch_id']}") else {}
+    if "file_id" not in known or not client.find(f"files/{known['file_id']}"):
+        return {}
+    newest = client.call("GET", "batches", limit=100)["data"]
+    made = next((batch["id"] for batch in newest if batch["input_file_id"] == known["file_id"]), None)
+    return known if made is None else {**known, "batch_id": made}
 
 
 def status(arguments: argparse.Namespace) -> None:

@@ -67,6 +67,13 @@ class BatchClient:
             time.sleep(2.0**attempt)
         raise AssertionError("unreachable")
 
+    def find(self, path: str) -> dict[str, Any] | None:
+        """What a GET answers; None where there is nothing."""
+        try:
+            return self.call("GET", path)
+        except _NotFoundError:
+            return None
+
     def download(self, file_id: str, into: BinaryIO) -> int:
         """Writes a file's content and returns its size."""
         size_bytes = 0
@@ -122,7 +129,8 @@ class BatchClient:
             return said
         refusal = said.get("error") if isinstance(said, dict) else None
         if isinstance(refusal, dict) and isinstance(refusal.get("message"), str):
-            raise CommandError(str(refusal["message"]))
+            kind = _NotFoundError if refusal.get("code") == "not_found" else CommandError
+            raise kind(str(refusal["message"]))
         raise CommandError(
             f"{answer.url} answers {answer.status_code} with something that is no gateway of Naru's; the base URL ends in "
             f"/v1 and is from {self._target.source}"
@@ -133,6 +141,10 @@ class BatchClient:
             f"cannot reach {self._target.base_url} ({error or type(error).__name__}); is the gateway there? The address "
             f"is from {self._target.source}"
         )
+
+
+class _NotFoundError(CommandError):
+    """The gateway has no such object."""
 
 
 class _UnreachableError(CommandError):
