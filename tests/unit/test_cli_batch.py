@@ -213,6 +213,21 @@ def test_a_file_whose_batch_is_forgotten_is_submitted_anew(gateway: Gateway, cap
     assert capsys.readouterr().out == "batch_1\nbatch_2\nbatch_3\n"
 
 
+def test_a_file_in_a_folder_that_may_only_be_read_can_be_submitted(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def read_only(*_: Any, **__: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    Path("in.jsonl").write_text("{}\n")
+    Store(gateway)
+    monkeypatch.setattr(Path, "write_text", read_only)  # who is root may write anywhere
+    assert cli.main(["batch", "submit", "in.jsonl"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "batch_1\n"
+    assert "in.jsonl.naru-batch cannot be written (Permission denied)" in said.err
+
+
 def test_a_large_file_goes_to_s3_and_a_broken_upload_is_repeated(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,8 +250,11 @@ class _Memory:
     def write(self, known: Mapping[str, str]) -> None:
         """All or nothing, so that an interruption leaves the old or the new."""
         new = self.path.with_name(f"{self.path.name}.new")
-        new.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        new.replace(self.path)
+        try:
+            new.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            new.replace(self.path)
+        except OSError as error:  # a folder that may only be read
+            note(f"{self.path} cannot be written ({error.strerror}): keep the id of the batch yourself.")
 
 
 def _batch_id(text: str) -> str:
