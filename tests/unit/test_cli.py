@@ -104,6 +104,26 @@ def test_a_key_is_not_sent_to_a_gateway_that_it_was_not_given_with(tmp_path: Pat
             find_target(ADMIN_KEY, None, None, half, below)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://.execute-api.ap-northeast-2.amazonaws.com/v1",
+        "http://a..b/v1",
+        "http://[::1/v1",
+        "http://h:port/v1",
+        "http:///v1",
+    ],
+)
+@pytest.mark.parametrize("command", [("keys", "list"), ("batch", "list")])
+def test_an_address_without_a_host_is_misuse_in_one_line(
+    url: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("NARU_BASE_URL", url), ("NARU_ADMIN_KEY", SECRET), ("NARU_API_KEY", SECRET)):
+        monkeypatch.setenv(name, value)
+    assert run(*command) == 2
+    assert capsys.readouterr().err == f"naru: the base URL {url!r} names no host; it is the stack's output BaseUrl\n"
+
+
 def test_without_a_gateway_it_says_how_to_name_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("keys", "list") == 2
     said = capsys.readouterr()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from naru.cli.output import CommandError, MisuseError
 
@@ -57,9 +58,21 @@ def find_target(
     base_url, key = base_url.strip().rstrip("/"), key.strip()
     if not re.fullmatch(r"https?://[!-~]+", base_url):
         raise MisuseError(f"the base URL {base_url!r} must begin with http:// or https://, and ends in /v1")
+    _check_host(base_url)
     if not re.fullmatch(r"[!-~]+", key):
         raise MisuseError(f"the {kind.words} holds spaces or letters that no key has; copy it anew (sk-naru-…)")
     return Target(base_url, key, source)
+
+
+def _check_host(base_url: str) -> None:
+    """What has no host that can be looked up: of a variable that is empty (https://.execute-api…), or half typed."""
+    try:
+        parts = urlsplit(base_url)
+        names_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # UnicodeError is one
+        names_host = False
+    if not names_host:
+        raise MisuseError(f"the base URL {base_url!r} names no host; it is the stack's output BaseUrl")
 
 
 def _of_local_run(kind: KeyKind, folder: Path) -> tuple[str, str, str]:
