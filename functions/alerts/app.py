@@ -20,7 +20,7 @@ from naru.accounts import load_accounts
 from naru.alerts import Alerts
 from naru.closing import Closing
 from naru.daily_report import overdue
-from naru.delivery import Topic
+from naru.delivery import NotDeliveredError, Topic
 from naru.key_store import KeyStore
 from naru.ledger_reader import LedgerReader
 from naru.meter_store import MeterStore
@@ -64,10 +64,16 @@ def lambda_handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
             spent = accounts.organisation.month.spent_pico_usd
             report_metrics.put("BudgetPercent", 100 * spent / budget, unit="Percent")
         # Budgets first: the rest takes time where there is much traffic, and may fail.
-        told = alerts.check_budgets(accounts, now_ms=now_ms)
+        told, undelivered = [], None
+        try:
+            told = alerts.check_budgets(accounts, now_ms=now_ms)
+        except NotDeliveredError as error:
+            undelivered = error  # a topic that is ill for days must not keep days from being rolled up
         report_metrics.put("OverdueReports", overdue(usage, now_ms=now_ms))
         rolled = usage.catch_up(now_ms=now_ms)
         spike = alerts.check_spike(accounts, now_ms=now_ms)
+        if undelivered is not None:
+            raise undelivered
         done = {"told": told, "rolled_hours": len(rolled), "spike": f"{spike.day}/{spike.index:02}" if spike else None}
     logger.info("alerts", extra=done)
     return done

@@ -15,8 +15,11 @@ import pytest
 from moto import mock_aws
 
 from naru.attributes import to_item
+from naru.business_time import business_day
+from naru.delivery import NotDeliveredError, Topic
 from naru.meter_state import Limits
-from tests.meters import NEVER_MS, put_key
+from naru.periods import HOUR_MS
+from tests.meters import NEVER_MS, USD, put_key
 from tests.moto_tables import TEMPLATE, calls_reach_moto
 
 ROOT = Path(__file__).parent.parent.parent
@@ -166,6 +169,21 @@ def test_a_scheduled_function_takes_its_sample_event(
     store.note("rolled", "hours", until_ms=time.time_ns() // 10**6 - 3 * 3_600_000)  # moto takes its time for a month
     sent = json.loads((ROOT / "events/scheduled" / f"{event}.json").read_text(encoding="utf-8"))
     assert set(apps[function].lambda_handler(sent, Context())) == answer
+
+
+def test_hours_are_rolled_up_though_sns_takes_no_alert(
+    apps: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, now_ms = apps["alerts"], time.time_ns() // 10**6
+    month = business_day(now_ms, app.settings.time_zone).isoformat()[:7]
+    months = {month: {"available_pico_usd": 0, "spent_pico_usd": USD}}
+    put_key(boto3.client("dynamodb"), limits=Limits(budget_pico_usd=USD), name="n", tags={}, created_at_ms=0, months=months)  # fmt: skip
+    monkeypatch.setattr(app.alerts, "_topic", Topic(lambda: boto3.client("sns"), "arn:aws:sns:ap-northeast-2:1:gone"))
+    until_ms = now_ms - 3 * HOUR_MS
+    app.store.note("rolled", "hours", until_ms=until_ms)
+    with pytest.raises(NotDeliveredError):
+        app.lambda_handler({}, Context())
+    assert app.store.get("rolled", "hours")["until_ms"] > until_ms
 
 
 def test_every_sample_event_of_a_schedule_is_tested() -> None:
