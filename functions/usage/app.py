@@ -101,7 +101,7 @@ def summarize() -> Response[Any]:
         key_id=who.key_id,
         krw_per_usd=krw_per_usd(),
         now_ms=now_ms(),
-        batches=surroundings.batches(*batches, accounts.keys, only=who.key_id) if settings.batch_table else None,
+        batches=(lambda keys: surroundings.batches(*batches, keys, only=who.key_id)) if settings.batch_table else None,
         health=health() if who.key_id is None else None,
     )
     return answer(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -384,6 +385,27 @@ def test_cells_of_a_csv_are_no_formulas() -> None:
     rows = [row(at_ms("2026-11-21 10:00:00"), end_user="=cmd|' /C calc'!A0")]
     text = usage_api.usage_csv(ask({"group_by": "end_user"}, rows))
     assert text.splitlines()[1].startswith("'=cmd")
+
+
+def test_batches_are_asked_first_of_those_who_had_some_however_old_their_keys_are() -> None:
+    """Ten keys are asked, and the newest are not those that run batches."""
+    days = ("2026-11-05", "2026-11-20", "2026-11-22")
+    rows = [
+        row(at_ms(f"{day} 10:00:00"), key_id=key_id, batch_id=batch_id)
+        for day, key_id, batch_id in zip(
+            days, ("key_old", "key_b", "key_chat"), ("batch_1", "batch_2", None), strict=True
+        )
+    ]
+    now_ms = at_ms("2026-11-22 12:00:00")
+    asked: list[str] = []
+
+    def batches(key_ids: Sequence[str]) -> list[dict[str, Any]]:
+        asked.extend(key_ids)
+        return []
+
+    accounts = Accounts({"key_new": None}, ACCOUNTS.organisation)  # type: ignore[dict-item] # only its id is read
+    summary(usage_of(LedgerModel(SEOUL, rows)), accounts, key_id=None, krw_per_usd=1400, now_ms=now_ms, batches=batches, health=None)  # fmt: skip
+    assert asked == ["key_b", "key_old", "key_new"]
 
 
 def test_the_summary_of_a_key_holds_nothing_of_others() -> None:

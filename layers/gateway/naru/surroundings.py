@@ -17,8 +17,8 @@ _OPEN, _ENDED, _KEYS = 20, 5, 10
 def batches(
     store: BatchStore, progress: Progress, key_ids: Iterable[str], *, only: str | None = None
 ) -> list[dict[str, Any]]:
-    """Those that run, then the newest of those that ended; ``key_ids`` are the keys to ask about, ``only`` the one to
-    show. Blocks.
+    """Those that run, then the newest of those that ended; ``key_ids`` are the keys to ask about, of which the
+    first ten are, ``only`` the one to show. Blocks.
     """
     running = [
         batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,9 +25,11 @@ _EXAMINED_ROWS = 5_000
 
 def summary(
     usage: Usage, accounts: Accounts, *, key_id: str | None, krw_per_usd: int, now_ms: int,
-    batches: Sequence[dict[str, Any]] | None, health: Sequence[dict[str, Any]] | None,
+    batches: Callable[[Sequence[str]], list[dict[str, Any]]] | None, health: Sequence[dict[str, Any]] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Of the organisation, or of one key. Blocks. Raises :class:`~naru.errors.StoreUnavailableError`."""
+    """Of the organisation, or of one key. ``batches`` are those of keys, whose ids it is given in the order in which to
+    ask. Blocks. Raises :class:`~naru.errors.StoreUnavailableError`.
+    """
     today = business_day(now_ms, usage.zone)
     first = min(today - timedelta(days=HISTORY_DAYS), first_of_month(today))
     days = usage.days(first, today - timedelta(days=1), now_ms=now_ms)
@@ -54,9 +56,15 @@ def summary(
         "keys": _keys(month, accounts),
         "users": [user for user, _ in users_list(month, _TOP)],
         "recent": _recent(usage, accounts, key_id, now_ms),
-        "batches": None if batches is None else list(batches),
+        "batches": None if batches is None else batches(_who_may_have_batches(days, accounts)),
         "health": None if health is None else list(health),
     }
+
+
+def _who_may_have_batches(days: Sequence[Bucket], accounts: Accounts) -> list[str]:
+    """Keys whose batches were answered, the last first; then the others, whose batches may have failed as a whole."""
+    answered = [cell.key_id for day in reversed(days) for cell in day.tally.cells if cell.batch]
+    return list(dict.fromkeys([*answered, *accounts.keys]))
 
 
 def _only(bucket: Bucket, key_id: str) -> Bucket:
