@@ -42,6 +42,7 @@ def found(
     *,
     organisation: Mapping[str, Any] = ORGANISATION,
     keys: tuple[Mapping[str, Any], ...] = (KEY,),
+    keys_of: Callable[[httpx.Request], Mapping[str, Any]] | None = None,
     answers: Mapping[str, httpx.Response] | None = None,
     skew_s: float = 0,
 ) -> dict[str, Finding]:
@@ -54,7 +55,7 @@ def found(
             "/health": httpx.Response(200, json={"status": "ok"}),
             "/models": httpx.Response(200 if known else 401, json={}),
             "/admin/organization": httpx.Response(200, json=organisation),
-            "/admin/keys": httpx.Response(200, json={"data": keys, "has_more": False}),
+            "/admin/keys": httpx.Response(200, json=keys_of(request) if keys_of else {"data": keys, "has_more": False}),
         }
         response = {**usual, **(answers or {})}[path]
         response.headers["date"] = format_datetime(datetime.now(UTC) - timedelta(seconds=skew_s))
@@ -132,6 +133,15 @@ def test_keys_that_open_nothing_are_told(
     finding = found(monkeypatch, keys=keys)["keys"]
     assert finding.verdict == verdict
     assert said in finding.says
+
+
+def test_an_active_key_behind_a_page_of_revoked_ones_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    revoked = {"data": [{**KEY, "status": "revoked"}] * 100, "has_more": True, "last_id": "key_100"}
+
+    def listing(request: httpx.Request) -> dict[str, Any]:
+        return revoked if "after" not in request.url.params else {"data": [KEY], "has_more": False}
+
+    assert found(monkeypatch, keys_of=listing)["keys"].verdict == "ok"
 
 
 # ── From inside ────────────────────────────────────────────────────────────────────────────────────────────

@@ -143,9 +143,13 @@ def _clock(date_header: str | None, whose: str) -> Iterator[Finding]:
 
 
 def _admin(client: httpx.Client, target: Target) -> Iterator[Finding]:
+    keys_url, params = f"{target.base_url}/admin/keys", {"limit": "100"}
     try:
         organisation = client.get(f"{target.base_url}/admin/organization")
-        listing = client.get(f"{target.base_url}/admin/keys", params={"limit": 100})
+        listing = client.get(keys_url, params=params)
+        # A page that is all of revoked keys says nothing of the others.
+        while listing.status_code == 200 and _has_active_behind(page := _json(listing)):
+            listing = client.get(keys_url, params={**params, "after": page["last_id"]})
     except httpx.HTTPError as error:
         yield Finding("FAIL", "admin key", f"the admin API does not answer ({error or type(error).__name__})")
         return
@@ -159,6 +163,10 @@ def _admin(client: httpx.Client, target: Target) -> Iterator[Finding]:
     yield Finding("ok", "admin key", f"opens the admin API (from {target.source})")
     yield _budget(_json(organisation))
     yield _keys(_json(listing))
+
+
+def _has_active_behind(page: Any) -> bool:
+    return page["has_more"] is True and not any(key["status"] == "active" for key in page["data"])
 
 
 def _budget(organisation: Mapping[str, Any]) -> Finding:
