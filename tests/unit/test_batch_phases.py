@@ -99,6 +99,25 @@ def test_a_batch_without_its_file_fails(world: World) -> None:
     assert not is_open(world, batch)
 
 
+def test_the_failure_of_a_batch_is_told_though_its_teller_dies() -> None:
+    """At each call: the message comes again, and in the end the topic has heard of it."""
+    with batch_world(watched=True) as world:
+        for died_at in range(1, 100):
+            batch = world.submit(1)
+            world.objects.delete(batch.input_object)
+            world.revive()
+            world.die_at = died_at
+            try:
+                world.phases.check(batch, CATALOG)
+            except Died:
+                world.revive()
+                world.phases.check(world.read(batch), CATALOG)
+            else:
+                break
+            assert batch.batch_id in {told["id"] for told in world.told()}
+    assert 3 < died_at < 99
+
+
 # ── Finishing ──────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -71,6 +71,8 @@ class Phases:
             self.send_ranges(batch)
         if batch.phase == "cancelling":
             self._queue.send([Message("finish", batch.key_id, batch.batch_id)])
+        if batch.phase == "failed":
+            self._tell(batch)
 
     def _checked(self, batch: Batch, catalog: Catalog) -> Batch:
         began_s = time.monotonic()
@@ -88,10 +90,7 @@ class Phases:
                 batch, model=found.model, lines=found.lines, ranges=len(found.ranges), now_s=self._now_s()
             )
             logger.info("batch checked", extra=facts | {"lines": found.lines, "started": started})
-        after = self._read(batch)
-        if after.phase == "failed":
-            self._tell(after)
-        return after
+        return self._read(batch)
 
     def _examined(self, batch: Batch, catalog: Catalog) -> tuple[Checked, list[dict[str, Any]]]:
         chunks = self._files.objects.stream(batch.input_object)
