@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterator
@@ -143,7 +144,8 @@ def test_the_differences_of_a_month_are_written_and_add_up(
     assert re_rate("--catalog", dearer, "--output", str(output), "--json") == 0
     summary = json.loads(capsys.readouterr().out, parse_float=Decimal)
     assert summary["requests"] == 4
-    with output.open(encoding="utf-8", newline="") as file:
+    assert output.read_bytes().startswith(codecs.BOM_UTF8)  # a spreadsheet shows Korean names as they are
+    with output.open(encoding="utf-8-sig", newline="") as file:
         lines = list(csv.DictReader(file))
     assert {line["request_id"] for line in lines} == {each.request_id for each in month}
     difference = sum(Decimal(line["difference_usd"]) for line in lines)

@@ -154,7 +154,8 @@ def _differences(target: Path | None) -> Iterator[Any]:
         yield lambda _charge: None
         return
     try:
-        file = target.open("x", encoding="utf-8", newline="")
+        # A spreadsheet takes a CSV without the mark for its country's old code page.
+        file = target.open("x", encoding="utf-8-sig", newline="")
     except FileExistsError:
         raise CommandError(f"{target} is there already; move it away, or name another with --output") from None
     except OSError as error:
