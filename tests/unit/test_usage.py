@@ -381,6 +381,27 @@ def test_a_key_is_answered_about_itself_whatever_it_asks() -> None:
     assert page.seen_by("key_a").filters.key_ids == {"key_a"}
 
 
+@pytest.mark.parametrize("group_by", ["day,key,model", "end_user,hour", "month,tag,deployment,outcome,batch", ""])
+def test_a_csv_has_the_same_columns_whether_there_are_rows_or_not(group_by: str) -> None:
+    rows = [row(at_ms("2026-11-21 10:00:00"), end_user="u")]
+    query = {"start": "2026-11-21", "group_by": group_by}
+    full, empty = (usage_api.usage_csv(ask(query, given)).splitlines() for given in (rows, []))
+    assert len(full) == 2
+    assert full[0] == empty[0]
+
+
+def test_a_csv_of_requests_has_all_that_a_request_has_but_its_attempts() -> None:
+    now_ms = at_ms("2026-11-22 12:00:00")
+    query = usage_query.parse_requests({}, SEOUL, now_ms=now_ms)
+    full, empty = (
+        usage_api.requests_list(usage_of(LedgerModel(SEOUL, rows)), query, ACCOUNTS, now_ms=now_ms)
+        for rows in ([row(now_ms - 60_000)], [])
+    )
+    columns = usage_api.requests_csv(empty).splitlines()
+    assert columns == usage_api.requests_csv(full).splitlines()[:1]
+    assert columns == [",".join(name for name in full["data"][0] if name not in {"object", "attempts"})]
+
+
 def test_cells_of_a_csv_are_no_formulas() -> None:
     rows = [row(at_ms("2026-11-21 10:00:00"), end_user="=cmd|' /C calc'!A0")]
     text = usage_api.usage_csv(ask({"group_by": "end_user"}, rows))

@@ -23,6 +23,12 @@ MAX_GROUPS = 10_000
 _EXAMINED_ROWS = 20_000
 """How many rows one page may look through for those that are asked for; what is behind them is the next page's."""
 _UNTAGGED = "untagged"
+_REQUEST_COLUMNS = (
+    "request_id", "at", "at_ms", "key_id", "key_name", "end_user", "batch_id", "model_asked", "model_served",
+    "deployment", "stream", "outcome", "error_code", "prompt_tokens", "cached_tokens", "cache_write_tokens",
+    "completion_tokens", "reasoning_tokens", "usage_source", "cost_usd", "maybe_billed_usd", "first_token_ms",
+    "latency_ms",
+)  # fmt: skip
 _DAY_MS = 86_400_000
 
 Group = tuple[Any, ...]
@@ -232,22 +238,23 @@ def _row_matches(query: RequestsQuery) -> Callable[[Row], bool]:
 
 
 def usage_csv(listing: dict[str, Any]) -> str:
-    """A line for each group; amounts have all their digits."""
-    return _csv(listing["data"] or [listing["total"]], rows=bool(listing["data"]))
+    """A line for each group; amounts have all their digits. The columns are the same where there is none."""
+    groups = [
+        column for name in listing["group_by"] for column in (("key_id", "key_name") if name == "key" else (name,))
+    ]
+    return _csv([*groups, *listing["total"]], listing["data"])
 
 
 def requests_csv(listing: dict[str, Any]) -> str:
-    """A line for each request, newest first; without its attempts."""
-    return _csv(listing["data"], rows=True) if listing["data"] else ""
+    """A line for each request, newest first; without its attempts. The columns are the same where there is none."""
+    return _csv(_REQUEST_COLUMNS, listing["data"])
 
 
-def _csv(data: list[dict[str, Any]], *, rows: bool) -> str:
-    names = [name for name in data[0] if name not in {"object", "attempts"}]
+def _csv(names: Sequence[str], data: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(names)
-    if rows:
-        out.writerows([_cell(line[name]) for name in names] for line in data)
+    out.writerows([_cell(line[name]) for name in names] for line in data)
     return text.getvalue()
 
 
