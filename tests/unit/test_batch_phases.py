@@ -12,6 +12,8 @@ import pytest
 from naru.attributes import to_item
 from naru.batch_queue import Message
 from naru.batch_store import Batch
+from naru.batches_api import Batches
+from naru.files_api import Files
 from tests.accounts import CATALOG
 from tests.batch_world import KEY, OMNI, Died, World, batch_world, claim, store
 from tests.meters import USD, put_organisation
@@ -116,6 +118,26 @@ def test_the_failure_of_a_batch_is_told_though_its_teller_dies() -> None:
                 break
             assert batch.batch_id in {told["id"] for told in world.told()}
     assert 3 < died_at < 99
+
+
+# ── Showing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_list_counts_the_lines_that_are_done_as_the_batch_itself_does(world: World) -> None:
+    batch = world.started(3)
+    claim(world, batch, 0)
+    assert world.progress.renew_range(batch.batch_id, 0, worker="w", until_ms=10**14, completed=1, failed=1)
+    batches = Batches(
+        store=world.store,
+        progress=world.progress,
+        files=Files(world.files),
+        reader=world.reader,
+        queue=world.queue,
+        window_s=86_400,
+    )
+    counts = {"total": 3, "completed": 1, "failed": 1}
+    assert batches.retrieve(KEY, batch.batch_id)["request_counts"] == counts
+    assert [each["request_counts"] for each in batches.page(KEY, {})["data"]] == [counts]
 
 
 # ── Finishing ──────────────────────────────────────────────────────────────────────────────────────────────

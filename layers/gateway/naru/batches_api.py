@@ -124,13 +124,11 @@ class Batches:
             raise InvalidRequestError(error.message, param="input_file_id", code="invalid_input_file") from None
 
     def retrieve(self, key_id: str, batch_id: str) -> dict[str, Any]:
-        batch = self.find(key_id, batch_id)
-        completed, failed = self._counts(batch)
-        return batch_object(batch, completed=completed, failed=failed)
+        return self._shown(self.find(key_id, batch_id))
 
     def page(self, key_id: str, query: Mapping[str, str]) -> dict[str, Any]:
         batches, has_more = self._store.page(key_id, parse_page(query, most=_MAX_PAGE, usual=_PAGE))
-        return list_object([batch_object(batch) for batch in batches], has_more=has_more)
+        return list_object([self._shown(batch) for batch in batches], has_more=has_more)
 
     def cancel(self, key_id: str, batch_id: str) -> dict[str, Any]:
         """Lets no line begin any more. Again, if need be; a batch that has ended cannot be."""
@@ -177,6 +175,10 @@ class Batches:
         if batch is None:
             raise NotFoundError(f"No batch found with id '{batch_id[:64]}'.", param="id")
         return batch
+
+    def _shown(self, batch: Batch) -> dict[str, Any]:
+        completed, failed = self._counts(batch)
+        return batch_object(batch, completed=completed, failed=failed)
 
     def _counts(self, batch: Batch) -> tuple[int, int]:
         """Lines that are done, also those of ranges that are being worked on."""
