@@ -11,8 +11,10 @@ import pytest
 
 from naru.attributes import to_item
 from naru.batch_queue import Message
+from naru.batch_reader import plan_name
 from naru.batch_store import Batch
 from naru.batches_api import Batches
+from naru.errors import NotFoundError
 from naru.files_api import Files
 from tests.accounts import CATALOG
 from tests.batch_world import KEY, OMNI, Died, World, batch_world, claim, store
@@ -120,14 +122,8 @@ def test_the_failure_of_a_batch_is_told_though_its_teller_dies() -> None:
     assert 3 < died_at < 99
 
 
-# ── Showing ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_list_counts_the_lines_that_are_done_as_the_batch_itself_does(world: World) -> None:
-    batch = world.started(3)
-    claim(world, batch, 0)
-    assert world.progress.renew_range(batch.batch_id, 0, worker="w", until_ms=10**14, completed=1, failed=1)
-    batches = Batches(
+def batches_of(world: World) -> Batches:
+    return Batches(
         store=world.store,
         progress=world.progress,
         files=Files(world.files),
@@ -135,9 +131,39 @@ def test_a_list_counts_the_lines_that_are_done_as_the_batch_itself_does(world: W
         queue=world.queue,
         window_s=86_400,
     )
+
+
+# ── Showing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_list_counts_the_lines_that_are_done_as_the_batch_itself_does(world: World) -> None:
+    batch = world.started(3)
+    claim(world, batch, 0)
+    assert world.progress.renew_range(batch.batch_id, 0, worker="w", until_ms=10**14, completed=1, failed=1)
+    batches = batches_of(world)
     counts = {"total": 3, "completed": 1, "failed": 1}
     assert batches.retrieve(KEY, batch.batch_id)["request_counts"] == counts
     assert [each["request_counts"] for each in batches.page(KEY, {})["data"]] == [counts]
+
+
+def test_results_can_be_read_though_the_input_was_deleted(world: World) -> None:
+    """What was not run has nothing but its input that says how it was called. Without the plan nothing can be found."""
+    batch = world.started(3)
+    world.run_range(batch, world.reader.plan(batch)[0])
+    assert world.store.cancel(batch, now_s=5)
+    world.phases.finish(world.read(batch))
+    batches = batches_of(world)
+    batches.delete_file(KEY, batch.values["input_file_id"])
+    shown = batches.results(KEY, batch.batch_id, {})["data"]
+    assert [(each["custom_id"], each["status"]) for each in shown] == [
+        ("c0", "success"),
+        ("c1", "success"),
+        (None, "error"),
+    ]
+    assert shown[2]["error"]["code"] == "batch_cancelled"
+    world.objects.delete(plan_name(batch))
+    with pytest.raises(NotFoundError, match="not kept any more"):
+        batches.results(KEY, batch.batch_id, {})
 
 
 # ── Finishing ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from naru.batch_input import lines_of, parse_line, read_plan
 from naru.batch_progress import Progress, Range, RangeState
 from naru.batch_results import not_run, pending_object, result_object, unpack
 from naru.batch_store import Batch
-from naru.objects import Objects, object_name
+from naru.objects import MissingObjectError, Objects, object_name
 
 _UNRUN = {"expired": "batch_expired", "cancelled": "batch_cancelled", "cancelling": "batch_cancelled"}
 
@@ -82,19 +82,25 @@ class BatchReader:
     def _shown(self, batch: Batch, of: Range, part: Range, state: RangeState | None) -> list[dict[str, Any]]:
         found = {line["index"]: line for line in self._progress.results(batch.batch_id, part)}
         indexes = range(part.first, part.first + part.count)
-        requests = dict(self.input_lines(batch, of)) if len(found) < part.count else {}
+        names = self._custom_ids(batch, of) if len(found) < part.count else {}
         code = (state.end_code if state is not None else None) or _UNRUN.get(batch.phase)
         shown = []
         for index in indexes:
             if index in found:
                 shown.append(result_object(index, self._content(found[index])))
                 continue
-            custom_id = parse_line(requests[index]).custom_id
             if code is None:
-                shown.append(pending_object(batch.batch_id, index, custom_id))
+                shown.append(pending_object(batch.batch_id, index, names.get(index)))
             else:
-                shown.append(result_object(index, not_run(batch.batch_id, index, custom_id, code)))
+                shown.append(result_object(index, not_run(batch.batch_id, index, names.get(index), code)))
         return shown
+
+    def _custom_ids(self, batch: Batch, of: Range) -> dict[int, str]:
+        """Of the requests of a range; none where the input has been deleted, as it may be once the batch has ended."""
+        try:
+            return {index: parse_line(line).custom_id for index, line in self.input_lines(batch, of)}
+        except MissingObjectError:
+            return {}
 
     def _content(self, found: dict[str, Any]) -> bytes:
         content = self._objects.read(found["object_name"]) if "object_name" in found else found["content"]

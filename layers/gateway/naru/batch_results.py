@@ -49,8 +49,8 @@ def gave_up(batch_id: str, index: int, custom_id: str, code: str) -> LineResult:
     return LineResult(custom_id, False, _pack(not_run(batch_id, index, custom_id, code)), None)
 
 
-def not_run(batch_id: str, index: int, custom_id: str, code: str) -> bytes:
-    """The line of the error file for a request that was not executed."""
+def not_run(batch_id: str, index: int, custom_id: str | None, code: str) -> bytes:
+    """The line of the error file for a request that was not executed. ``custom_id`` is None where nobody knows it any more."""
     return compact_json(
         {
             "id": _id(batch_id, index),
@@ -83,7 +83,7 @@ def result_object(index: int, line: bytes) -> dict[str, Any]:
     }
 
 
-def pending_object(batch_id: str, index: int, custom_id: str) -> dict[str, Any]:
+def pending_object(batch_id: str, index: int, custom_id: str | None) -> dict[str, Any]:
     """The same for a line that has no result yet."""
     shown = {"id": _id(batch_id, index), "index": index, "custom_id": custom_id}
     return {**shown, "status": "pending", "data": None, "error": None}

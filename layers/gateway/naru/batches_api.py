@@ -17,6 +17,7 @@ from naru.batch_store import Batch, BatchStore
 from naru.errors import ConflictError, InvalidRequestError, NotFoundError, StoreUnavailableError
 from naru.file_store import File
 from naru.files_api import MAX_ANSWER_BYTES, Files, life_s_of, list_object, parse_page
+from naru.objects import MissingObjectError
 from naru.stored import is_id, new_batch_id
 from naru.wire import compact_json, parse_json_object
 
@@ -148,7 +149,10 @@ class Batches:
         if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= _MAX_PAGE:
             raise InvalidRequestError(f"Invalid value for 'limit': 1 to {_MAX_PAGE}.", param="limit")
         begin = int(after) + 1
-        data = _that_fit(self._reader.results(batch, begin, int(limit)))
+        try:
+            data = _that_fit(self._reader.results(batch, begin, int(limit)))
+        except MissingObjectError:
+            raise NotFoundError("The results of this batch are not kept any more.", param="id") from None
         end = begin + len(data)
         return {
             "object": "list",
