@@ -16,6 +16,7 @@ from naru.batch_store import Batch
 from naru.batches_api import Batches
 from naru.errors import NotFoundError
 from naru.files_api import Files
+from naru.objects import MissingObjectError
 from tests.accounts import CATALOG
 from tests.batch_world import KEY, OMNI, Died, World, batch_world, claim, store
 from tests.meters import USD, put_organisation
@@ -273,6 +274,28 @@ def test_results_are_read_while_the_batch_runs_and_when_it_has_ended(world: Worl
         ("c3", "batch_cancelled"),
         ("c4", "batch_cancelled"),
     ]
+
+
+@pytest.mark.parametrize("other", ["garbage", "lines without a custom_id"])
+def test_a_batch_whose_input_was_overwritten_ends(world: World, other: str) -> None:
+    """By the URL of its upload, which takes as many other bytes for an hour."""
+    batch = world.started(3)
+    content = world.objects.read(batch.input_object)
+    replaced = b"x" * len(content) if other == "garbage" else content.replace(b"custom_id", b"custom_xx")
+    world.objects.put(batch.input_object, replaced)
+    assert world.store.cancel(batch, now_s=int(time.time()))
+    assert world.phases.finish(world.read(batch)) is None
+    ended = world.read(batch)
+    assert ended.phase == "cancelled"
+    assert [line["custom_id"] for line in world.file_lines(ended, "error")] == [None] * 3
+
+
+def test_a_range_of_an_input_that_was_overwritten_has_no_lines(world: World) -> None:
+    batch = world.started(3)
+    size_bytes = len(world.objects.read(batch.input_object))
+    world.objects.put(batch.input_object, b"x" * size_bytes)
+    with pytest.raises(MissingObjectError):
+        world.reader.input_lines(batch, world.reader.plan(batch)[0])
 
 
 # ── Looking after them ─────────────────────────────────────────────────────────────────────────────────────

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from naru.batch_input import lines_of, parse_line, read_plan
+from naru.batch_input import LineError, lines_of, parse_line, read_plan
 from naru.batch_progress import Progress, Range, RangeState
 from naru.batch_results import not_run, pending_object, result_object, unpack
 from naru.batch_store import Batch
@@ -43,21 +44,25 @@ class BatchReader:
     def input_lines(self, batch: Batch, of: Range) -> list[tuple[int, bytes]]:
         """The requests of a range, with their indexes.
 
-        Raises :class:`~naru.objects.MissingObjectError` where the input has been deleted.
+        Raises :class:`~naru.objects.MissingObjectError` where the input has been deleted, or is not what was checked: the
+        URL of an upload takes other bytes for an hour.
         """
-        return lines_of(self._objects.read(batch.input_object, offset=of.offset, length=of.length), of)
+        try:
+            return lines_of(self._objects.read(batch.input_object, offset=of.offset, length=of.length), of)
+        except ValueError as error:
+            raise MissingObjectError(batch.input_object) from error
 
     def ended_lines(self, batch: Batch, of: Range, state: RangeState | None, *, unrun: str) -> Iterator[Line]:
         """All lines of a range, in order. Those that nobody has run end as the range did, or else as ``unrun``."""
         code = (state.end_code if state is not None else None) or unrun
         index = of.first
-        requests: dict[int, bytes] | None = None
+        names: dict[int, str] | None = None
         for found in (*self._progress.results(batch.batch_id, of), {"index": of.first + of.count}):
             while index < found["index"]:
-                if requests is None:
-                    requests = dict(self.input_lines(batch, of))
-                custom_id = parse_line(requests[index]).custom_id
-                yield Line(index, completed=False, content=not_run(batch.batch_id, index, custom_id, code), tokens=None)
+                if names is None:
+                    names = self._custom_ids(batch, of)
+                content = not_run(batch.batch_id, index, names.get(index), code)
+                yield Line(index, completed=False, content=content, tokens=None)
                 index += 1
             if "outcome" in found:
                 tokens = tuple(found["tokens"]) if "tokens" in found else None
@@ -96,11 +101,15 @@ class BatchReader:
         return shown
 
     def _custom_ids(self, batch: Batch, of: Range) -> dict[int, str]:
-        """Of the requests of a range; none where the input has been deleted, as it may be once the batch has ended."""
-        try:
-            return {index: parse_line(line).custom_id for index, line in self.input_lines(batch, of)}
-        except MissingObjectError:
-            return {}
+        """Of the requests of a range; none where the input has been deleted, as it may be once the batch has ended, or
+        cannot be read any more. A batch must end all the same.
+        """
+        names: dict[int, str] = {}
+        with suppress(MissingObjectError):
+            for index, line in self.input_lines(batch, of):
+                with suppress(LineError):
+                    names[index] = parse_line(line).custom_id
+        return names
 
     def _content(self, found: dict[str, Any]) -> bytes:
         content = self._objects.read(found["object_name"]) if "object_name" in found else found["content"]
