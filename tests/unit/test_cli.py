@@ -242,6 +242,16 @@ def test_a_terminal_without_korean_shows_what_it_can() -> None:
 ERROR = {"error": {"message": "Two\nlines.", "type": "invalid_request_error", "param": None, "code": "x"}}
 
 
+def test_who_wants_no_output_is_not_told_of_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a shell's >&- makes of a process: Python has no stdout then."""
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", None)
+        assert run("cost") == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("status", "content", "says"),
     [

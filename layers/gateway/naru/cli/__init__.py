@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = _parser().parse_args(arguments)
         parsed.run(parsed)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever wants no output (>&-)
+            sys.stdout.flush()
     except CommandError as error:
         return _say(str(error), error.exit_status)
     except KeyboardInterrupt:
