@@ -307,7 +307,7 @@ def test_a_local_run_is_found_from_a_folder_below(naru: Run, stack: RunningStack
         (["budget", "show", "--admin-key", "열쇠"], 2, "copy it anew"),
         (["budget", "show", "--admin-key", "sk-naru-wrong"], 1, "not known here"),
         (["budget", "show", "--base-url", "http://127.0.0.1:9/v1"], 1, "cannot reach http://127.0.0.1:9/v1"),
-        (["budget", "show", "--base-url", "http://127.0.0.1:99999/v1"], 1, "127.0.0.1:99999"),
+        (["budget", "show", "--base-url", "http://127.0.0.1:99999/v1"], 2, "names no host and port"),
         (["admin", "init"], 1, "--replace"),
         (["admin", "init", "--stack-name", "nothing"], 1, "AWS says"),
         (["providers", "set", "nobody"], 2, "clovastudio, holysheep"),

@@ -121,7 +121,10 @@ def test_an_address_without_a_host_is_misuse_in_one_line(
     for name, value in (("NARU_BASE_URL", url), ("NARU_ADMIN_KEY", SECRET), ("NARU_API_KEY", SECRET)):
         monkeypatch.setenv(name, value)
     assert run(*command) == 2
-    assert capsys.readouterr().err == f"naru: the base URL {url!r} names no host; it is the stack's output BaseUrl\n"
+    assert (
+        capsys.readouterr().err
+        == f"naru: the base URL {url!r} names no host and port that can be; it is the stack's output BaseUrl\n"
+    )
 
 
 def test_without_a_gateway_it_says_how_to_name_one(capsys: pytest.CaptureFixture[str]) -> None:

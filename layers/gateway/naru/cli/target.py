@@ -72,7 +72,9 @@ def _check_host(base_url: str) -> None:
     except ValueError:  # UnicodeError is one
         names_host = False
     if not names_host:
-        raise MisuseError(f"the base URL {base_url!r} names no host; it is the stack's output BaseUrl")
+        raise MisuseError(
+            f"the base URL {base_url!r} names no host and port that can be; it is the stack's output BaseUrl"
+        )
 
 
 def _of_local_run(kind: KeyKind, folder: Path) -> tuple[str, str, str]:
