@@ -163,6 +163,33 @@ def test_reasoning_that_is_counted_apart_is_added_to_the_completion() -> None:
     assert usage == Usage(prompt_tokens=10, completion_tokens=25, reasoning_tokens=20)
 
 
+@pytest.mark.parametrize("completion_tokens", [0, 198])
+def test_thoughts_that_only_the_total_shows_are_part_of_the_completion(completion_tokens: int) -> None:
+    # Gemini bills 425 more tokens of output, and several gateways to it say so nowhere else.
+    usage = parse_usage(
+        {"prompt_tokens": 20, "completion_tokens": completion_tokens, "total_tokens": 445 + completion_tokens}
+    )
+    assert usage == Usage(prompt_tokens=20, completion_tokens=425 + completion_tokens, reasoning_tokens=425)
+
+
+def test_cached_tokens_that_are_counted_apart_are_added_to_the_prompt() -> None:
+    usage = parse_usage(
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 115,
+            "prompt_tokens_details": {"cached_tokens": 70, "cache_write_tokens": 30},
+        }
+    )
+    assert usage == Usage(prompt_tokens=110, completion_tokens=5, cached_tokens=70, cache_write_tokens=30)
+
+
+@pytest.mark.parametrize("total_tokens", [None, "x", 0, 14, -1, 10**9])
+def test_a_total_that_says_nothing_changes_nothing(total_tokens: Any) -> None:
+    usage = parse_usage({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": total_tokens})
+    assert usage == Usage(prompt_tokens=10, completion_tokens=5)
+
+
 def test_a_part_that_is_larger_than_the_whole_is_cut_to_it() -> None:
     usage = parse_usage(
         {

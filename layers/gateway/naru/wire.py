@@ -215,7 +215,8 @@ def parse_usage(value: Any) -> Usage | None:
     """What the provider says it will bill; None where it says nothing that can be believed.
 
     OpenAI counts cached tokens within the prompt's and reasoning tokens within the completion's. Providers that
-    count reasoning apart are recognised by their total.
+    count them apart are recognised by their total. Gateways to Gemini often name the thoughts nowhere else: they are what
+    the total has and nobody explains.
     """
     if not isinstance(value, Mapping):
         return None
@@ -226,9 +227,12 @@ def parse_usage(value: Any) -> Usage | None:
     cached_tokens = _detail(prompt_details, "cached_tokens")
     cache_write_tokens = _detail(prompt_details, "cache_write_tokens")
     reasoning_tokens = _detail(completion_details, "reasoning_tokens")
-    total_tokens = _count(value.get("total_tokens"))
-    if reasoning_tokens and total_tokens == prompt_tokens + completion_tokens + reasoning_tokens:
-        completion_tokens += reasoning_tokens
+    apart = (_count(value.get("total_tokens")) or 0) - prompt_tokens - completion_tokens
+    if apart > 0 and apart == cached_tokens + cache_write_tokens != reasoning_tokens:
+        prompt_tokens += apart
+    elif apart > 0:
+        completion_tokens += apart
+        reasoning_tokens = max(reasoning_tokens, apart)
     # A part cannot be larger than the whole: what contradicts itself is billed at the full rate.
     cached_tokens = min(cached_tokens, prompt_tokens)
     return Usage(
