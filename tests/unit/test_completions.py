@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from local.simulated_model import run_in_thread
@@ -26,6 +27,8 @@ from naru.errors import (
 )
 from naru.ledger import Attempt
 from naru.meter import Meters
+from naru.tokens import estimate
+from tests import one_gateway
 from tests.one_gateway import OMNI, Gateway, another_deployment, assert_row_is_the_bill, assert_settled, chunks, text
 
 
@@ -521,6 +524,28 @@ def test_a_stream_that_ends_before_it_began_is_an_ordinary_error(gateway: Gatewa
     with pytest.raises((UpstreamProtocolError, UpstreamUnavailableError)):
         gateway.ask("안녕 [[sim tokens=20 fault=error_in_200:0]]", stream=True)
     assert gateway.row.outcome == "failed"
+
+
+@pytest.mark.parametrize("finish", ["stop", None])
+def test_usage_that_came_before_the_words_does_not_make_them_free(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, finish: str | None
+) -> None:
+    def says(delta: dict[str, str], **more: Any) -> str:
+        return "data: " + json.dumps({"id": "1", "choices": [{"index": 0, "delta": delta, **more}]}) + "\n\n"
+
+    early = json.dumps({"id": "1", "choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 1}})
+    body = (
+        f"data: {early}\n\n"
+        + says({"content": "안녕하세요 "}) * 20
+        + (says({}, finish_reason=finish) if finish else "")
+    )
+    answer = httpx.Response(200, headers={"content-type": "text/event-stream"}, text=body)
+    transport = httpx.MockTransport(lambda _: answer)
+    monkeypatch.setattr(one_gateway, "new_http_client", lambda: httpx.AsyncClient(transport=transport))
+    gateway.ask(stream=True)
+    row = gateway.row
+    assert (row.usage.prompt_tokens, row.usage_source) == (20, "estimated")
+    assert row.usage.completion_tokens == estimate("안녕하세요 " * 20, "hyperclova")
 
 
 # ── Who leaves, and what breaks ────────────────────────────────────────────────────────────────────────────

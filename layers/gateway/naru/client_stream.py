@@ -200,6 +200,8 @@ class ClientStream:
         if usage is None:
             usage = self._estimate(stop, relay.counter)
             usage = replace(usage, prompt_tokens=usage.prompt_tokens + self._given_tokens)
+        elif relay.usage_is_behind:
+            usage = usage.at_least(self._estimate(stop, relay.counter))
         return part_of(stop, replace(usage, estimated=True) if cut else usage)
 
     def _said_tokens(self, part: Part) -> int:

@@ -7,7 +7,7 @@ and nothing is ever rounded. A price in won is converted once, when the catalog 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 PICO_PER_USD = 10**12
@@ -32,6 +32,15 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    def at_least(self, estimate: Usage) -> Usage:
+        """These tokens, with as many of the completion as were counted: what was reported before the answer's end."""
+        return replace(
+            self,
+            completion_tokens=max(self.completion_tokens, estimate.completion_tokens),
+            reasoning_tokens=max(self.reasoning_tokens, estimate.reasoning_tokens),
+            estimated=True,
+        )
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(

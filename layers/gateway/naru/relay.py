@@ -80,6 +80,8 @@ class ChunkRelay:
         self.counter = counter
         self.usage: Usage | None = None
         """What the provider reported last; running totals replace each other."""
+        self.usage_is_behind = False
+        """Whether more of the answer has come since: some providers report once, before the first word."""
         self.has_content = False
         """Whether any token has come."""
 
@@ -119,6 +121,9 @@ class ChunkRelay:
             return None
         if (usage := parse_usage(chunk.get("usage"))) is not None:
             self.usage = usage
+            self.usage_is_behind = False
+        elif _has_words(chunk["choices"]):
+            self.usage_is_behind = self.usage is not None
         if not self._head and chunk.get("id"):
             self._head = {key: chunk[key] for key in ("id", "created", "model", "system_fingerprint") if key in chunk}
         changed = self._dialect.answer(chunk)
@@ -176,6 +181,7 @@ class ChunkRelay:
         return rest
 
     def _remember(self, choices: list[dict[str, Any]]) -> None:
+        self.has_content = self.has_content or _has_words(choices)
         for choice in choices:
             if choice.get("finish_reason"):
                 self._finished.add(choice.get("index", 0))
@@ -183,8 +189,6 @@ class ChunkRelay:
                 continue
             if isinstance(content := delta.get("content"), str):
                 self._text.append(content)
-            if not self.has_content:
-                self.has_content = any(value for key, value in delta.items() if key != "role")
             if self._only_text:
                 self._only_text = not any(value for key, value in delta.items() if key not in _TEXT)
 
@@ -203,3 +207,9 @@ class ChunkRelay:
         if self._show_usage:
             shown["usage"] = None
         return compact_json(shown)
+
+
+def _has_words(choices: list[dict[str, Any]]) -> bool:
+    """Whether any of them holds a token."""
+    deltas = (choice.get("delta") for choice in choices)
+    return any(value for delta in deltas if isinstance(delta, dict) for key, value in delta.items() if key != "role")
