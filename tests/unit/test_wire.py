@@ -204,7 +204,7 @@ def test_a_part_that_is_larger_than_the_whole_is_cut_to_it() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, {}, [], "x", {"prompt_tokens": 1}, {"prompt_tokens": -1, "completion_tokens": 1}, {"prompt_tokens": True, "completion_tokens": 1}, {"prompt_tokens": 1.0, "completion_tokens": 1}],
+    [None, {}, [], "x", {"prompt_tokens": 1}, {"prompt_tokens": -1, "completion_tokens": 1}, {"prompt_tokens": True, "completion_tokens": 1}, {"prompt_tokens": 1.0, "completion_tokens": 1}, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}],
 )  # fmt: skip
 def test_usage_that_cannot_be_believed_is_unknown_and_not_zero(value: Any) -> None:
     assert parse_usage(value) is None

@@ -221,8 +221,8 @@ def parse_usage(value: Any) -> Usage | None:
     if not isinstance(value, Mapping):
         return None
     prompt_tokens, completion_tokens = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
-    if prompt_tokens is None or completion_tokens is None:
-        return None
+    if prompt_tokens is None or completion_tokens is None or not prompt_tokens + completion_tokens:
+        return None  # no prompt is empty: zeros are what some send who have not counted
     prompt_details, completion_details = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
     cached_tokens = _detail(prompt_details, "cached_tokens")
     cache_write_tokens = _detail(prompt_details, "cache_write_tokens")
