@@ -163,6 +163,8 @@ def test_what_asks_for_nothing_special_passes_and_so_does_nonsense(body: dict[st
         (chat(web_search_options={}), "web_search_options"),
         (chat(service_tier="priority"), "service_tier"),
         (chat(service_tier="fast"), "service_tier"),
+        (chat(tools=[{"type": "function"}, {"type": "web_search_20250305", "name": "web_search"}]), "tools[1].type"),
+        (chat(tools=[{"type": "google_search"}]), "tools[0].type"),
     ],
 )
 def test_what_would_cost_more_than_the_catalog_can_tell_is_refused(body: dict[str, Any], param: str) -> None:

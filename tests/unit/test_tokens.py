@@ -102,6 +102,8 @@ def test_a_tokenizer_that_rewrites_text_first_cannot_make_more_of_it_than_the_bo
     ligature = "\ufdfa"  # three bytes that NFKC turns into 33
     assert len(unicodedata.normalize("NFKC", ligature).encode()) == 33
     assert upper_bound_prompt(chat(ligature * 1000), tokenizer) >= 33_000
+    assert upper_bound_prompt(chat("", tools=[{"description": ligature * 1000}]), tokenizer) >= 33_000
+    assert upper_bound_prompt(chat("", response_format={"x": ligature * 1000}), tokenizer) >= 33_000
     assert upper_bound_prompt(chat(ligature * 1000), "o200k") < 4_000
 
 
@@ -137,9 +139,19 @@ def test_the_base64_of_an_image_is_not_taken_for_text() -> None:
     assert upper_bound_prompt(chat([{"type": "image_url", "image_url": {"url": url}}]), "claude") < 6_000
 
 
-def test_what_is_no_image_in_an_image_s_place_counts_by_its_bytes() -> None:
-    url = "data:application/pdf;base64," + "A" * 300_000
-    assert upper_bound_prompt(chat([{"type": "image_url", "image_url": {"url": url}}]), "gemini") > 300_000
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:application/pdf;base64,AAAA"}},
+        {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}},
+        {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}},
+        {"type": "image", "source": {"type": "file", "file_id": "file-1"}},
+    ],
+)
+def test_what_may_be_longer_than_its_bytes_takes_the_whole_context_window(part: dict[str, Any]) -> None:
+    # A film behind a short link, a thousand pages in a small file.
+    assert upper_bound_prompt(chat([part]), "gemini") > 10**8
+    assert estimate_prompt(chat([part]), "gemini") < 1_000
 
 
 def test_audio_counts_by_its_bytes() -> None:

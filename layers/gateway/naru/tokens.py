@@ -8,8 +8,9 @@ tokenizer is published, the larger of the text and its NFKC form counts. What a 
 markers, separators, a dummy prefix - is covered by constants several times larger than any published figure. JSON
 counts with everything outside ASCII escaped, since some chat templates render tools that way.
 
-**What has no bound:** search results that a provider fetches, and the pages of a file; no dialect lets those pass. A
-caller may lower a bound to the deployment's context window: what does not fit there is refused, not billed.
+**What has no bound:** search results that a provider fetches, and the pages of a file; no dialect lets those pass. Nor
+has a part of a kind that is not known here, or a film or document in an image's place: a short link may be an hour's
+film. A caller may lower a bound to the deployment's context window: what does not fit there is refused, not billed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ _TOOL_CALL_BOUND = 32
 # Published: Claude adds up to 530 for the first tool (Anthropic, "Tool use", pricing), OpenAI about 20 a function.
 _FIRST_TOOL_BOUND = 1_024
 _TOOL_BOUND = 64
+
+# More than any context window, so that the window is what is set aside.
+_NO_BOUND = 10**9
 
 _REQUEST_ESTIMATE = 3
 _MESSAGE_ESTIMATE = 4
@@ -88,7 +92,7 @@ _FAMILIES: dict[str, _Family] = {
     "unknown": _Family(hangul=1_050, other=1_000, image_estimate=1_590, image_bound=48_169, rewrites=True),
 }
 
-_Kind = Literal["text", "json", "image", "message", "part", "tool_call", "tools", "tool"]
+_Kind = Literal["text", "json", "unknown", "image", "message", "part", "tool_call", "tools", "tool"]
 _NOT_HANGUL = re.compile(r"[^\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7a3\ud7b0-\ud7ff]+")
 _NOT_ALPHANUMERIC = re.compile("[^0-9A-Za-z]+")
 _NOT_SPACE = re.compile(r"\S+")
@@ -106,7 +110,9 @@ def upper_bound_prompt(body: Mapping[str, Any], tokenizer: Tokenizer, *, image_t
             case "text":
                 bound += _text_bound(value, family)
             case "json":
-                bound += len(json.dumps(value))
+                bound += _json_bound(value, family)
+            case "unknown":
+                bound += _NO_BOUND
             case "image":
                 bound += _image_bound(value, family) if image_tokens is None else image_tokens
             case "message":
@@ -145,7 +151,7 @@ def estimate_prompt(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
         match kind:
             case "text":
                 milli += _milli_tokens(value, family)
-            case "json":
+            case "json" | "unknown":
                 milli += _milli_tokens(json.dumps(value, ensure_ascii=False, separators=(",", ":")), family)
             case "image":
                 milli += 1_000 * _image_estimate(value, family)
@@ -270,8 +276,11 @@ def _walk_part(part: Any) -> Iterator[tuple[_Kind, Any]]:
             case "image_url" if isinstance(part.get("image_url"), (dict, str)) and not _is_other_media(part):
                 yield "image", part["image_url"]
                 return
-            case _:
+            case "refusal" | "input_audio":
                 pass
+            case _:
+                yield "unknown", part
+                return
     # Audio among them: no provider makes more than one token of a byte of it, and base64 is a third longer than that.
     yield "json", part
 
@@ -306,6 +315,11 @@ def _text_bound(text: str, family: _Family) -> int:
     if family.rewrites and not unicodedata.is_normalized("NFKC", text):
         bound = max(bound, _utf8_bytes(unicodedata.normalize("NFKC", text)))
     return bound
+
+
+def _json_bound(value: Any, family: _Family) -> int:
+    bound = len(json.dumps(value))
+    return max(bound, _text_bound(json.dumps(value, ensure_ascii=False), family)) if family.rewrites else bound
 
 
 def _utf8_bytes(text: str) -> int:

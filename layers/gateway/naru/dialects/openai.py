@@ -166,6 +166,16 @@ def refuse_tools(body: Mapping[str, Any], deployment: Deployment) -> None:
     for name in ("tools", "functions"):
         if body.get(name):
             _need(deployment, "tools", "tools", name, "Leave them out")
+    tools = body.get("tools")
+    for i, tool in enumerate(tools if isinstance(tools, list) else []):
+        if isinstance(tool, dict) and tool.get("type", "function") not in ("function", "custom"):
+            # What a provider's own tool searches and reads comes back as a part of the prompt.
+            raise unsupported(
+                "Only tools that the client runs are supported, since what a provider's own cost cannot be bounded "
+                "beforehand. Describe the tool as a function.",
+                param=f"tools[{i}].type",
+                value=True,
+            )
 
 
 def refuse_choices(body: Mapping[str, Any], deployment: Deployment) -> None:
