@@ -571,6 +571,28 @@ def test_a_ledger_that_fails_after_the_model_answered_does_not_take_the_answer_a
     assert vars(logged)["request_id"] == gateway.bill["client_request_id"]
 
 
+class _LosesTheLedgersAnswer:
+    """DynamoDB whose answer to a put is lost, so that the client sends it again."""
+
+    def __init__(self, dynamodb: Any) -> None:
+        self._dynamodb = dynamodb
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dynamodb, name)
+
+    def put_item(self, **parameters: Any) -> Any:
+        if parameters["TableName"] == "LedgerTable":
+            self._dynamodb.put_item(**parameters)
+        return self._dynamodb.put_item(**parameters)
+
+
+def test_a_row_that_was_put_twice_since_the_answer_was_lost_is_settled_at_once(gateway: Gateway) -> None:
+    # Or the key would lack the lease's budget, and one of its parallel requests, until the sweeper comes.
+    gateway.dynamodb = _LosesTheLedgersAnswer(gateway.dynamodb)
+    gateway.ask("안녕 [[sim tokens=5]]")
+    assert_row_is_the_bill(gateway)
+
+
 def test_a_row_names_each_attempt(gateway: Gateway) -> None:
     gateway.ask("안녕 [[sim tokens=5 id=x fault=status:503,times=1]]")
     first, second = gateway.row.attempts

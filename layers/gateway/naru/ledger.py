@@ -122,21 +122,24 @@ class Ledger:
         self._zone = zone
 
     async def put(self, row: Row) -> bool:
-        """Writes the row; False where the request has one already, which then stands.
+        """Writes the row; False where the request has another one already, which then stands.
 
         Raises :class:`~naru.errors.StoreUnavailableError` when DynamoDB does not take it.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
+        item = key_of(row.request_id, self._zone) | to_item(row)
         try:
             await call(
                 self._client.put_item,
                 TableName=self._table,
-                Item=key_of(row.request_id, self._zone) | to_item(row),
+                Item=item,
                 ConditionExpression="attribute_not_exists(request_id)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
-        except self._client.exceptions.ConditionalCheckFailedException:
-            return False
+        except self._client.exceptions.ConditionalCheckFailedException as error:
+            # The client sends a write again whose answer was lost on the way: then the row that stands is this one.
+            return bool(error.response.get("Item") == item)
         except (BotoCoreError, ClientError) as error:
             raise StoreUnavailableError(
                 "The gateway cannot reach its ledger.",
