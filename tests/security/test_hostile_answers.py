@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -24,10 +25,10 @@ ODD = [
 def answering(gateway: Handlers, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Has the provider answer so."""
 
-    def answer(content: str, content_type: str) -> None:
+    def answer(content: str | bytes, content_type: str) -> None:
         async def send(request: httpx.Request, **_: Any) -> httpx.Response:
             headers = {"content-type": content_type}
-            return httpx.Response(200, headers=headers, content=content.encode(), request=request)
+            return httpx.Response(200, headers=headers, content=content, request=request)
 
         monkeypatch.setattr(gateway.modules["chat"].http, "send", send)
 
@@ -60,6 +61,27 @@ def test_a_stream_with_such_a_chunk_ends_cleanly(gateway: Handlers, answering: A
     assert reply.status == 200
     assert reply.body.endswith(b"data: [DONE]\n\n"), reply.body
     assert "네".encode() in reply.body
+
+
+@pytest.mark.parametrize("odd", [b'"x": NaN', b'"logprob": -Infinity', b'"x": "\xed\xa0\xbd"'])
+def test_a_chunk_that_only_python_can_read_is_not_forwarded_as_it_came(
+    gateway: Handlers, answering: Any, odd: bytes
+) -> None:
+    # JavaScript's JSON.parse refuses the first two, Python's SDK the third: an answer that was paid for would be lost.
+    chunk = b'{"id": "1", "choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop", %b}]}' % odd
+    answering(b"data: %b\n\ndata: [DONE]\n\n" % chunk, "text/event-stream")
+    reply = gateway.chat("안녕", stream=True)
+    assert reply.body.endswith(b"data: [DONE]\n\n"), reply.body
+    assert "yes" in reply.body.decode()
+    assert not {"NaN", "Infinity"} & set(re.findall(r"\w+", reply.body.decode()))
+
+
+@pytest.mark.parametrize("index", ['"0"', "[0]", "{}", "null"])
+def test_an_odd_index_does_not_break_a_stream(gateway: Handlers, answering: Any, index: str) -> None:
+    chunk = f'{{"id": "1", "choices": [{{"index": {index}, "delta": {{"content": "네"}}, "finish_reason": "stop"}}]}}'
+    answering(f"data: {chunk}\n\ndata: [DONE]\n\n", "text/event-stream")
+    reply = gateway.chat("안녕", stream=True)
+    assert reply.body.endswith(b"data: [DONE]\n\n"), reply.body
 
 
 def test_half_pairs_that_meet_are_whole_again() -> None:

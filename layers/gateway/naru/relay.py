@@ -72,7 +72,7 @@ class ChunkRelay:
         self._dialect = dialect
         self._choices = choices
         self._show_usage = show_usage
-        self._finished: set[int] = set()
+        self._finished: set[str] = set()
         self._head: dict[str, Any] = {}
         self._text: list[str] = []
         self._only_text = choices == 1
@@ -184,7 +184,7 @@ class ChunkRelay:
         self.has_content = self.has_content or _has_words(choices)
         for choice in choices:
             if choice.get("finish_reason"):
-                self._finished.add(choice.get("index", 0))
+                self._finished.add(str(choice.get("index", 0)))  # which may be anything
             if not isinstance(delta := choice.get("delta"), dict):
                 continue
             if isinstance(content := delta.get("content"), str):
@@ -194,7 +194,7 @@ class ChunkRelay:
 
     def _forwarded(self, data: bytes, chunk: dict[str, Any], changed: dict[str, Any]) -> bytes:
         # With include_usage every chunk says "usage": null but the last; without it none has the field.
-        if changed is chunk and chunk.get("usage") is None:
+        if changed is chunk and chunk.get("usage") is None and _is_strict(data):
             if ("usage" in chunk) == self._show_usage:
                 return data
             if not self._show_usage and data.count(_NULL_USAGE) == 1:
@@ -207,6 +207,19 @@ class ChunkRelay:
         if self._show_usage:
             shown["usage"] = None
         return compact_json(shown)
+
+
+def _is_strict(data: bytes) -> bool:
+    """Whether a chunk that Python can read is one that every client can: it may hold infinite logprobs, and half a
+    surrogate pair in the place of UTF-8. A false alarm costs nothing but time.
+    """
+    if b"NaN" in data or b"Infinity" in data:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _has_words(choices: list[dict[str, Any]]) -> bool:
