@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from typing import Any
+from urllib.parse import unquote
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import Response
@@ -122,7 +123,8 @@ def list_models() -> Response[Any]:
 @app.get("/models/<model>")
 def retrieve_model(model: str) -> Response[Any]:
     key = loop.run(meters.authenticate(app.authorization))
-    found = models.describe(loop.run(catalogs.current()), model)
+    # The path comes as it was sent, and a catalog may name its models as their authors do: org/model.
+    found = models.describe(loop.run(catalogs.current()), unquote(model))
     return app.exchange.respond(200, compact_json(found), headers=key.headers)
 
 

@@ -190,6 +190,11 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
 # ── Errors ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_model_s_name_may_need_encoding_in_a_path(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="'모델/나루'"):
+        client.models.retrieve("모델/나루")
+
+
 def test_errors_are_the_sdks_own_with_param_code_and_request_id(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as wrong:
         client.chat.completions.create(model=OMNI, messages=say("x"), temperature=9)
