@@ -1,4 +1,6 @@
 import asyncio
+import socket
+import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
@@ -117,3 +119,24 @@ def test_a_drawn_generator_can_be_left_before_its_first_item(loop: EventLoop) ->
     drawn: Any = loop.iterate(three(went_on, heard))
     drawn.close()
     assert heard == []
+
+
+def test_a_client_that_does_not_read_is_not_the_provider_s_silence(
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, connection = socket.socketpair()
+
+    async def answer() -> AsyncGenerator[bytes, None]:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        yield b"one"
+        async with asyncio.timeout(30):
+            yield await reader.readline()
+        writer.close()
+
+    with provider:
+        drawn = loop.iterate(answer(), merge=b"".join)
+        assert next(drawn) == b"one"
+        provider.sendall(b"two\n")
+        now_s = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: now_s() + 60)
+        assert list(drawn) == [b"two\n"]

@@ -8,6 +8,7 @@ connections to the providers belong to it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar, cast
 
@@ -18,7 +19,7 @@ class EventLoop:
     """Runs coroutines to their end, and draws asynchronous generators step by step, from synchronous code."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = _Loop()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The coroutine's result."""
@@ -55,6 +56,33 @@ class EventLoop:
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop whose clock stands still when it does.
+
+    While the runtime sends, as slowly as the client reads, nothing here runs. Were that time counted, a provider whose
+    words have long been waiting to be read would be cut off for its silence.
+    """
+
+    def __init__(self) -> None:
+        self._still_s = 0.0
+        self._stopped_s: float | None = time.monotonic()
+        super().__init__()
+
+    def time(self) -> float:
+        """Seconds on the clock of this loop."""
+        return (time.monotonic() if self._stopped_s is None else self._stopped_s) - self._still_s
+
+    def run_forever(self) -> None:
+        """Until it is stopped."""
+        if self._stopped_s is not None:
+            self._still_s += time.monotonic() - self._stopped_s
+            self._stopped_s = None
+        try:
+            super().run_forever()
+        finally:
+            self._stopped_s = time.monotonic()
 
 
 _NONE_YET: list[Any] = [None]
