@@ -18,6 +18,7 @@ from naru.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     NaruError,
+    PermissionDeniedError,
     ProviderRejectedError,
     UpstreamProtocolError,
     UpstreamRateLimitedError,
@@ -27,6 +28,7 @@ from naru.errors import (
 )
 from naru.ledger import Attempt
 from naru.meter import Meters
+from naru.preferences import Preference
 from naru.tokens import estimate
 from tests import one_gateway
 from tests.one_gateway import OMNI, Gateway, another_deployment, assert_row_is_the_bill, assert_settled, chunks, text
@@ -388,6 +390,34 @@ def test_a_fallback_that_cannot_serve_the_request_is_skipped_and_not_tried(gatew
     words = {"type": "text", "text": f"무엇? [[sim tokens=5 fault=reset_before_headers,model={OMNI}]]"}
     gateway.ask(messages=[{"role": "user", "content": [words, image]}])
     assert gateway.row.model_served == FAST
+
+
+def allow(gateway: Gateway, *models: str) -> None:
+    """The key may use these models and no other."""
+    gateway.dynamodb.update_item(
+        TableName="MeterTable",
+        Key={"meter": {"S": f"key#{gateway.key_id}"}},
+        UpdateExpression="SET models = :models",
+        ExpressionAttributeValues={":models": {"SS": [*models]}},
+    )
+
+
+def test_a_fallback_that_the_key_may_not_use_does_not_answer(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to(FAST, "gpt-4.1"))
+    allow(gateway, OMNI, "gpt-4.1")
+    gateway.ask(f"안녕 [[sim tokens=5 fault=reset_before_headers,model={OMNI}]]")
+    assert gateway.row.model_served == "gpt-4.1"
+
+
+def test_a_deployment_of_a_model_that_the_key_may_not_use_is_refused(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to(FAST))
+    gateway.let_route()
+    allow(gateway, OMNI)
+    gateway.preference = Preference(deployment=f"holysheep/{FAST}")
+    with pytest.raises(PermissionDeniedError) as refused:
+        gateway.ask()
+    assert refused.value.code == "model_not_allowed"
+    assert gateway.model.stats()["billed"] == []
 
 
 def test_the_dearest_deployment_that_may_be_reached_is_set_aside(gateway: Gateway) -> None:

@@ -126,6 +126,7 @@ class Completions:
             raise
         # What is known about the providers is looked up while the meters decide.
         admission, _ = await asyncio.gather(self._admit(call, plan), self._health.refresh(plan.route.deployments))
+        await self._keep_allowed(plan, admission)
         request = plan.request
         account = Account(
             Subject(
@@ -185,6 +186,19 @@ class Completions:
             end_user=plan.request.end_user,
             batch_id=call.batch_id,
         )
+
+    async def _keep_allowed(self, plan: _Plan, admission: Admission) -> None:
+        """A fallback, too, must be a model that the key may use."""
+        if admission.models is None or plan.route.keep(admission.models):
+            return
+        await self._meters.release(admission)
+        error = PermissionDeniedError(
+            "The deployment that was asked for serves a model that this API key may not use.",
+            param="x-naru-deployment",
+            code="model_not_allowed",
+        )
+        error.headers = dict(admission.headers)
+        raise error
 
     async def _answer(self, plan: _Plan, job: Job) -> Answer:
         answered = await self._attempts.answer(job)

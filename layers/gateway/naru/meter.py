@@ -64,6 +64,8 @@ class Admission:
     key_id: str
     leases: tuple[tuple[str, Lease], ...]
     headers: Mapping[str, str]
+    models: frozenset[str] | None = None
+    """Those that the key may use; None for all."""
 
 
 class _ConditionFailedError(Exception):
@@ -173,7 +175,8 @@ class Meters:
                 # The sweeper will find it: a lease without the organisation's was never spent.
                 logger.warning("lease not released", extra={"request_id": request_id, **unreleased.log})
             raise
-        return Admission(key_id, tuple(leases), headers)
+        models = key.item.get("models")
+        return Admission(key_id, tuple(leases), headers, None if models is None else frozenset(models))
 
     async def _admit_user(self, key_id: str, end_user: str, limits: Limits, demand: Demand) -> tuple[str, Lease]:
         """Admits on the meter of one end user, whose name is kept as a hash."""

@@ -123,6 +123,11 @@ class Route:
         """Whether no other model can answer."""
         return len({stop.model_name for stop in self._stops}) == 1
 
+    def keep(self, models: frozenset[str]) -> bool:
+        """Leaves only these models on the way; False if nothing is left."""
+        self._stops = [stop for stop in self._stops if stop.model_name in models]
+        return bool(self._stops)
+
     def current(self) -> Stop:
         """Where to call now, and with what."""
         return self._stops[0]
