@@ -464,6 +464,15 @@ def test_the_providers_verdict_on_the_request_is_passed_on(
     assert (gateway.row.outcome, gateway.row.cost_pico_usd) == ("rejected", 0)
 
 
+@pytest.mark.parametrize(
+    ("fault", "code"), [("context_length", "context_length_exceeded"), ("content_filter", "content_filter")]
+)
+def test_a_verdict_in_navers_numbers_has_openais_code(gateway: Gateway, fault: str, code: str) -> None:
+    with pytest.raises(ProviderRejectedError) as refused:
+        gateway.ask(f"안녕 [[sim fault={fault}]]", model="HCX-005")
+    assert refused.value.code == gateway.row.error_code == code
+
+
 @pytest.mark.parametrize("fields", [{}, {"holysheep": "revoked"}, {"holysheep": "  "}])
 def test_a_bad_provider_key_is_the_operators_error_and_not_the_clients(
     gateway: Gateway, fields: dict[str, str], caplog: pytest.LogCaptureFixture

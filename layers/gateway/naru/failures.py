@@ -27,6 +27,8 @@ from naru.errors import (
 Again = Literal["same", "elsewhere", "larger", "never"]
 """``larger``: where there is more context."""
 
+_OPENAI_CODES = {"context_length": "context_length_exceeded", "content_filter": "content_filter"}
+
 
 @dataclass(eq=False)
 class AttemptFailedError(Exception):
@@ -108,7 +110,11 @@ def fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int =
     match fault.kind:
         case "parameter" | "context_length" | "content_filter" | "other" if 400 <= status < 500 or status == 200:
             shown = max(status, 400)
-            error = ProviderRejectedError(fault.message, status=shown, param=fault.param, code=fault.code)
+            code = fault.code
+            if code is None or code.isdecimal():
+                # NAVER's numbers say nothing to a client that looks for OpenAI's words.
+                code = _OPENAI_CODES.get(fault.kind, code)
+            error = ProviderRejectedError(fault.message, status=shown, param=fault.param, code=code)
             return AttemptFailedError(result, error, "larger" if fault.kind == "context_length" else "never")
         case "not_found":
             error = UpstreamMisconfiguredError(
