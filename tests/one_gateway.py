@@ -80,6 +80,8 @@ class Gateway:
     secret: _Secret = field(default_factory=lambda: _Secret({"holysheep": "k1", "clovastudio": "k2"}))
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=3, base_s=0.001))
     deadline_s: float = 20.0
+    stream_deadline_s: float | None = None
+    """The same as the other one, if nothing is said."""
     headers: dict[str, str] = field(default_factory=dict)
     ledger_table: str = "LedgerTable"
     preference: Preference | None = None
@@ -121,7 +123,7 @@ class Gateway:
                 ledger=Ledger(self.dynamodb, self.ledger_table, SEOUL),
                 retry=self.retry,
                 json_deadline_s=self.deadline_s,
-                stream_deadline_s=self.deadline_s,
+                stream_deadline_s=self.stream_deadline_s or self.deadline_s,
                 rng=random.Random(1),
             )
             request_id = new_request_id(at_ms=time.time_ns() // 10**6)

@@ -238,6 +238,14 @@ def test_a_wait_beyond_the_deadline_is_not_begun(gateway: Gateway, stream: bool)
     assert (gateway.row.outcome, gateway.row.cost_pico_usd) == ("failed", 0)
 
 
+def test_a_stream_s_first_token_is_not_waited_for_longer_than_a_connection_may_be_silent(gateway: Gateway) -> None:
+    gateway.stream_deadline_s = 60.0
+    with pytest.raises(UpstreamRateLimitedError) as failed:
+        gateway.ask("안녕 [[sim fault=status:429,retry_after=30]]", stream=True)
+    assert failed.value.retry_after_s == 30.0
+    assert gateway.model.stats()["requests"] == 1
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fault", "error", "status", "calls"),

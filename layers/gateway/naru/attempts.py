@@ -44,15 +44,22 @@ _AGE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that was let in. ``deadline_s`` is monotonic; interactive requests go before those of a batch."""
+    """A request that was let in. ``deadline_s`` and ``begin_by_s`` are monotonic: when it must be over, and when the
+    client must have its first bytes. Interactive requests go before those of a batch.
+    """
 
     route: Route
     account: Account
     deadline_s: float
+    begin_by_s: float
     interactive: bool
 
     def remaining_s(self) -> float:
         return self.deadline_s - time.monotonic()
+
+    def silence_left_s(self) -> float:
+        """How long the client may still be kept waiting for anything at all."""
+        return min(self.deadline_s, self.begin_by_s) - time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class Attempts:
 
     async def stream(self, job: Job) -> Answered[EventStream]:
         """The stream of the first deployment whose first token comes; raises as :meth:`answer`."""
-        return await self._reach(job, lambda stop: self._open(job, stop))
+        return await self._reach(job, lambda stop: self._open(job, stop, job.silence_left_s()))
 
     async def rest(self, job: Job, stop: Stop, going: Going) -> Answered[EventStream] | None:
         """The stream of a deployment that may give the rest of an answer that was cut; None if it is not to be called.
@@ -107,7 +114,7 @@ class Attempts:
             job.account.skip(stop, not_now.reason, not_now.retry_after_s)
             return None
         job.account.why = going
-        return await self._attempt(job, stop, permit, lambda stop: self._open(job, stop))
+        return await self._attempt(job, stop, permit, lambda stop: self._open(job, stop, job.remaining_s()))
 
     async def cut(self, job: Job, answered: Answered[EventStream], *, result: str) -> None:
         """A stream ended that was not whole: the last attempt there was."""
@@ -125,9 +132,9 @@ class Attempts:
         finally:
             await self._health.leave(answered.permit)
 
-    async def _open(self, job: Job, stop: Stop) -> EventStream:
+    async def _open(self, job: Job, stop: Stop, deadline_s: float) -> EventStream:
         return await self._upstream.stream(
-            stop.deployment, stop.body, request_id=job.account.subject.request_id, deadline_s=job.remaining_s()
+            stop.deployment, stop.body, request_id=job.account.subject.request_id, deadline_s=deadline_s
         )
 
     async def _reach(self, job: Job, send: Callable[[Stop], Awaitable[T]]) -> Answered[T]:
@@ -148,7 +155,7 @@ class Attempts:
                     failure,
                     self._retry,
                     failures=len(failures) - uncounted,
-                    remaining_s=job.remaining_s(),
+                    remaining_s=job.silence_left_s(),
                     may_retry=self._may_retry(failure),
                     rng=self._rng,
                 )
@@ -157,7 +164,7 @@ class Attempts:
                     await account.close_failed(stop, error)
                     raise error from failure
                 if (following := route.current()).called and failure.kind == "failure":
-                    wait_s = max(wait_s, min(self._health.pause_s(following.deployment.name), job.remaining_s()))
+                    wait_s = max(wait_s, min(self._health.pause_s(following.deployment.name), job.silence_left_s()))
                 await _wait(account, wait_s)
                 # The others have called meanwhile too, and a breaker that has opened must be seen before the next call.
                 await self._health.refresh(route.deployments, max_age_s=_FRESH_S)
@@ -183,7 +190,7 @@ class Attempts:
                 again_s = not_now.retry_after_s
                 if not_now.reason == "busy":
                     again_s /= 1 + queued_s / _AGE_S
-                wait_s = job.route.skip(reason=not_now.reason, retry_after_s=again_s, remaining_s=job.remaining_s())
+                wait_s = job.route.skip(reason=not_now.reason, retry_after_s=again_s, remaining_s=job.silence_left_s())
                 if wait_s is None:
                     error = _to_tell(failures) if failures else _not_now(stop, not_now)
                     await job.account.close_failed(stop, error)

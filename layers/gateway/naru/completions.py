@@ -84,7 +84,8 @@ class _Plan:
 class Completions:
     """Answers chat completions.
 
-    ``json_deadline_s`` and ``stream_deadline_s`` bound a request with all its attempts and waits.
+    ``json_deadline_s`` and ``stream_deadline_s`` bound a request with all its attempts and waits. A stream's first token
+    comes by the former too: API Gateway ends a connection on which it has seen nothing for five minutes.
     """
 
     def __init__(
@@ -143,7 +144,13 @@ class Completions:
             started_s,
         )
         allowed_s = self._stream_deadline_s if request.stream else self._json_deadline_s
-        job = Job(plan.route, account, started_s + min(allowed_s, call.patience_s), interactive=call.batch_id is None)
+        job = Job(
+            plan.route,
+            account,
+            deadline_s=started_s + min(allowed_s, call.patience_s),
+            begin_by_s=started_s + self._json_deadline_s,
+            interactive=call.batch_id is None,
+        )
         try:
             return await (self._stream(plan, job) if request.stream else self._answer(plan, job))
         except NaruError as error:
