@@ -82,6 +82,7 @@ def test_messages_of_every_role_and_part_are_accepted() -> None:
         ({"stop": 4}, "stop", "invalid_type", "a string or an array"),
         ({"stream": "yes"}, "stream", "invalid_type", "expected a boolean"),
         ({"tools": [{"function": {}}]}, "tools[0].type", "missing_required_parameter", "Missing"),
+        ({"metadata": {"~a": 1}}, "metadata.~a", "invalid_type", "expected a string, but got an integer"),
         ({"stream_options": {"include_usage": True}}, "stream_options", None, "only allowed when 'stream' is true"),
         ({"response_format": "json"}, "response_format", "invalid_type", "expected an object"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type", "expected a string"),

@@ -317,6 +317,7 @@ def _detail(details: Any, name: str) -> int:
     return (_count(details.get(name)) or 0) if isinstance(details, Mapping) else 0
 
 
+_TAGS = frozenset({"~text", "~image", "~list", "~other"})
 _EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -341,7 +342,7 @@ _JSON_NAMES = {
 def _refuse(error: ValidationError, body: dict[str, Any]) -> NoReturn:
     """One error, the first, in OpenAI's words."""
     first = error.errors(include_url=False, include_context=True)[0]
-    path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("~"))]
+    path = [part for part in first["loc"] if part not in _TAGS]
     param = ""
     for part in path:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
