@@ -15,6 +15,7 @@ from naru.aws_calls import DynamoDB, Lazily, SecretsManager
 from naru.catalog_source import CatalogSource
 from naru.completions import Answer, Call
 from naru.composition import new_completions, new_meters
+from naru.errors import InvalidRequestError
 from naru.event_loop import EventLoop
 from naru.health import Health
 from naru.http_api import RestApi, raw_body
@@ -90,7 +91,12 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def create_chat_completion() -> Response[Any]:
     request_id, authorization, body = app.exchange.request_id, app.authorization, raw_body(app.current_event)
 
-    wish = preference(app.current_event.headers)
+    try:
+        wish = preference(app.current_event.headers)
+    except InvalidRequestError as error:
+        # As with a body that makes no sense: strangers learn that they are strangers.
+        error.headers = dict(loop.run(meters.authenticate(authorization)).headers)
+        raise
 
     async def create() -> Answer:
         return await completions.create(Call(request_id, authorization, body, patience_s(), preference=wish))

@@ -176,3 +176,11 @@ def test_no_json_makes_a_defect_of_the_admin_api(gateway: Handlers, fields: dict
         assert reply.status == 400, reply.body
     reply = gateway.admin("POST", "/admin/keys", json.dumps({"name": "fuzz", **fields}))
     assert reply.status in {201, 400}, (reply.body, gateway.printed.getvalue()[-3000:])
+
+
+@pytest.mark.parametrize(("header", "value"), [("x-naru-fallback", "gpt"), ("x-naru-strategy", "cheap")])
+def test_a_stranger_s_header_is_not_read_before_the_key(gateway: Handlers, header: str, value: str) -> None:
+    assert gateway.chat(key=None, headers={header: value}).status == 401
+    refused = gateway.chat(headers={header: value})
+    assert (refused.status, refused.json()["error"]["param"]) == (400, header)
+    assert "x-ratelimit-limit-requests" in refused.headers
