@@ -400,6 +400,27 @@ def test_a_fallback_that_cannot_serve_the_request_is_skipped_and_not_tried(gatew
     assert gateway.row.model_served == FAST
 
 
+@pytest.mark.parametrize("no", ["status:400,message=no", "context_length"])
+def test_what_a_fallback_cannot_take_is_not_the_clients_mistake(gateway: Gateway, no: str) -> None:
+    gateway.use_catalog(fall_back_to(FAST))
+    with pytest.raises(UpstreamUnavailableError):
+        gateway.ask(f"안녕 [[sim fault=reset_before_headers,model={OMNI} fault={no},model={FAST}]]")
+    assert [attempt.result for attempt in gateway.row.attempts] == ["reset", "400"]
+    assert gateway.row.outcome == "failed"
+
+
+def test_the_next_fallback_is_asked_when_one_cannot_take_the_request(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to(FAST, "gpt-4.1"))
+    gateway.ask(f"안녕 [[sim tokens=5 fault=reset_before_headers,model={OMNI} fault=status:400,model={FAST}]]")
+    assert gateway.row.model_served == "gpt-4.1"
+
+
+def test_what_a_fallbacks_filter_objects_to_is_refused(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to(FAST, "gpt-4.1"))
+    with pytest.raises(ProviderRejectedError):
+        gateway.ask(f"안녕 [[sim fault=reset_before_headers,model={OMNI} fault=content_filter,model={FAST}]]")
+
+
 def allow(gateway: Gateway, *models: str) -> None:
     """The key may use these models and no other."""
     gateway.dynamodb.update_item(

@@ -149,6 +149,8 @@ class Attempts:
                 return await self._attempt(job, stop, permit, send)
             except AttemptFailedError as failure:
                 failures.append(failure)
+                if stop.model_name != account.subject.model:
+                    failure.of_a_fallback()
                 if failure.kind == "overload" and uncounted < (_TURNS if route.is_last_resort else _UNKNOWN_LIMIT):
                     uncounted += 1
                 wait_s = route.after(
@@ -229,10 +231,15 @@ async def _wait(account: Account, wait_s: float) -> None:
 
 def _to_tell(failures: Sequence[AttemptFailedError]) -> NaruError:
     """Of several failures the last one that says something about the provider, and not about how it was set up: a
-    fallback that was never configured must not hide why it was needed.
+    fallback that was never configured, or cannot take the request, must not hide why it was needed.
     """
     setup = (UpstreamRefusedKeyError, UpstreamMisconfiguredError)
-    errors = [failure.error for failure in failures]
+    errors = [failure.error for failure in failures if not failure.misfit]
+    if not errors:
+        return UpstreamUnavailableError(
+            "The model that was asked for is left alone for a moment, since its provider has failed again and again, and "
+            "no other can take this request. Try again later.",
+        )
     return next((error for error in reversed(errors) if not isinstance(error, setup)), errors[0])
 
 

@@ -13,6 +13,7 @@ import httpx
 
 from naru.catalog import Deployment
 from naru.dialects import ProviderFault
+from naru.dialects.openai import FILTERED
 from naru.errors import (
     NaruError,
     ProviderRejectedError,
@@ -43,6 +44,16 @@ class AttemptFailedError(Exception):
     again: Again
     maybe_billed: bool = False
     retry_after_s: float | None = None
+    misfit: bool = False
+    """Whether only this deployment's model cannot take the request: no word on the model that was asked for."""
+
+    def of_a_fallback(self) -> None:
+        """What a fallback does not take may well be right for the model that was asked for, or for the next one. That
+        its filter objects to is objected to.
+        """
+        if isinstance(self.error, ProviderRejectedError) and (self.error.code or "").lower() not in FILTERED:
+            self.misfit = True
+            self.again = "elsewhere" if self.again == "never" else self.again
 
     @property
     def kind(self) -> Literal["failure", "overload", "neutral"]:
