@@ -421,6 +421,14 @@ def test_what_a_fallbacks_filter_objects_to_is_refused(gateway: Gateway) -> None
         gateway.ask(f"안녕 [[sim fault=reset_before_headers,model={OMNI} fault=content_filter,model={FAST}]]")
 
 
+def test_a_model_that_an_operator_chose_is_heard_as_the_one_that_was_asked_for(gateway: Gateway) -> None:
+    gateway.use_catalog(fall_back_to(FAST))
+    gateway.let_route()
+    gateway.preference = Preference(deployment=f"holysheep/{FAST}")
+    with pytest.raises(ProviderRejectedError, match="no"):
+        gateway.ask("안녕 [[sim fault=status:400,message=no]]")
+
+
 def allow(gateway: Gateway, *models: str) -> None:
     """The key may use these models and no other."""
     gateway.dynamodb.update_item(

@@ -149,7 +149,7 @@ class Attempts:
                 return await self._attempt(job, stop, permit, send)
             except AttemptFailedError as failure:
                 failures.append(failure)
-                if stop.model_name != account.subject.model:
+                if stop.model_name != account.subject.model and not route.is_chosen:
                     failure.of_a_fallback()
                 if failure.kind == "overload" and uncounted < (_TURNS if route.is_last_resort else _UNKNOWN_LIMIT):
                     uncounted += 1

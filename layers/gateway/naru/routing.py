@@ -83,6 +83,8 @@ class Route:
         self._failures: dict[str, int] = {}
         self._queued_s = 0.0
         self._last: Stop | None = None
+        self.is_chosen = preference.deployment is not None
+        """Whether an operator named the deployment, and no other is to answer."""
         refusals: list[InvalidRequestError] = []
         for model_name in (name, *(asked.fallbacks if preference.fallback else ())):
             model = catalog.model(model_name)
