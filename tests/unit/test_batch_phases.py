@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from naru.attributes import to_item
+from naru.batch_phases import Phases
 from naru.batch_queue import Message
 from naru.batch_reader import plan_name
 from naru.batch_store import Batch
@@ -51,23 +52,43 @@ def test_a_checked_batch_is_in_progress_and_every_range_has_a_message(world: Wor
     assert world.take() == []
 
 
+def deaths(
+    world: World, make: Callable[[], Batch], step: Callable[[Phases, Batch], object], *, more_than: int
+) -> Iterator[Batch]:
+    """Lets a step die at its first call, that of another batch at its second, and so on until it lives, which must take
+    more than so many calls. Whoever comes next does the step again; yields each batch after that.
+    """
+    for died_at in range(1, 100):
+        batch = make()
+        world.revive()
+        world.die_at = died_at
+        try:
+            step(world.phases, batch)
+        except Died:
+            world.revive()
+            assert step(world.phases, world.read(batch)) is None
+            yield batch
+        else:
+            break
+    assert more_than < died_at < 99
+
+
+def check(phases: Phases, batch: Batch) -> None:
+    phases.check(batch, CATALOG)
+
+
+def without_its_file(world: World) -> Batch:
+    batch = world.submit(1)
+    world.objects.delete(batch.input_object)
+    return batch
+
+
 def test_whoever_dies_while_checking_has_lost_nothing() -> None:
     """At each call: the message comes again, and in the end each range has been sent."""
     with batch_world(watched=True) as world:
-        for died_at in range(1, 100):
-            batch = world.submit(3)
-            world.revive()
-            world.die_at = died_at
-            try:
-                world.phases.check(batch, CATALOG)
-            except Died:
-                world.revive()
-                world.phases.check(world.read(batch), CATALOG)
-            else:
-                break
+        for batch in deaths(world, lambda: world.submit(3), check, more_than=6):
             assert {message.range.index for message in world.take() if message.range} == {0, 1}
             assert world.read(batch).phase == "in_progress"
-    assert 6 < died_at < 99
 
 
 def test_a_batch_cancelled_while_it_is_checked_is_not_started(world: World) -> None:
@@ -96,8 +117,7 @@ def test_a_batch_may_be_checked_against_the_budget(world: World, budget_usd: int
 
 
 def test_a_batch_without_its_file_fails(world: World) -> None:
-    batch = world.submit(1)
-    world.objects.delete(batch.input_object)
+    batch = without_its_file(world)
     world.phases.check(batch, CATALOG)
     assert world.read(batch).values["errors"][0]["code"] == "invalid_input_file"
     assert [(told["id"], told["status"]) for told in world.told()] == [(batch.batch_id, "failed")]
@@ -107,20 +127,8 @@ def test_a_batch_without_its_file_fails(world: World) -> None:
 def test_the_failure_of_a_batch_is_told_though_its_teller_dies() -> None:
     """At each call: the message comes again, and in the end the topic has heard of it."""
     with batch_world(watched=True) as world:
-        for died_at in range(1, 100):
-            batch = world.submit(1)
-            world.objects.delete(batch.input_object)
-            world.revive()
-            world.die_at = died_at
-            try:
-                world.phases.check(batch, CATALOG)
-            except Died:
-                world.revive()
-                world.phases.check(world.read(batch), CATALOG)
-            else:
-                break
+        for batch in deaths(world, lambda: without_its_file(world), check, more_than=3):
             assert batch.batch_id in {told["id"] for told in world.told()}
-    assert 3 < died_at < 99
 
 
 def batches_of(world: World) -> Batches:
@@ -201,20 +209,9 @@ def test_a_batch_is_finished_once_however_often_it_is_asked_for(world: World) ->
 def test_whoever_dies_while_finishing_leaves_the_rest_to_the_next_one() -> None:
     """At each call: the files are whole, the counts exact, and the end is told."""
     with batch_world(watched=True) as world:
-        for died_at in range(1, 100):
-            batch = ready(world)
-            world.revive()
-            world.die_at = died_at
-            try:
-                world.phases.finish(batch)
-            except Died:
-                world.revive()
-                assert world.phases.finish(world.read(batch)) is None
-            else:
-                break
+        for batch in deaths(world, lambda: ready(world), Phases.finish, more_than=12):
             assert_finished(world, batch)
             assert [told["status"] for told in world.told()] in (["completed"], ["completed"] * 2)
-    assert 12 < died_at < 99
 
 
 def test_a_batch_with_lines_left_is_not_finished(world: World) -> None:
