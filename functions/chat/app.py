@@ -94,9 +94,7 @@ def create_chat_completion() -> Response[Any]:
     try:
         wish = preference(app.current_event.headers)
     except InvalidRequestError as error:
-        # As with a body that makes no sense: strangers learn that they are strangers.
-        error.headers = dict(loop.run(meters.authenticate(authorization)).headers)
-        raise
+        loop.run(completions.refuse(error, authorization))
 
     async def create() -> Answer:
         return await completions.create(Call(request_id, authorization, body, patience_s(), preference=wish))

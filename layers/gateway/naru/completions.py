@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from naru import tokens, wire
 from naru.accounting import Account, Subject
@@ -121,10 +121,7 @@ class Completions:
             await self._may_prefer(call)
             plan = await self._plan(call)
         except InvalidRequestError as error:
-            # Strangers learn that they are strangers; the rest learn what was wrong and where their limits stand.
-            key = await self._meters.authenticate(call.authorization, now_ms=_now_ms())
-            error.headers = dict(key.headers)
-            raise
+            await self.refuse(error, call.authorization)
         # What is known about the providers is looked up while the meters decide.
         admission, _ = await asyncio.gather(self._admit(call, plan), self._health.refresh(plan.route.deployments))
         await self._keep_allowed(plan, admission)
@@ -156,6 +153,12 @@ class Completions:
         except NaruError as error:
             error.headers = {**admission.headers, **error.headers}
             raise
+
+    async def refuse(self, error: InvalidRequestError, authorization: str | Proven | None) -> NoReturn:
+        """Raises the error: strangers learn that they are strangers, the rest what was wrong and where their limits stand."""
+        key = await self._meters.authenticate(authorization, now_ms=_now_ms())
+        error.headers = dict(key.headers)
+        raise error
 
     async def _may_prefer(self, call: Call) -> None:
         if call.preference is None or not call.preference.is_routing:
