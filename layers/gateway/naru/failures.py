@@ -13,7 +13,6 @@ import httpx
 
 from naru.catalog import Deployment
 from naru.dialects import ProviderFault
-from naru.dialects.openai import FILTERED
 from naru.errors import (
     NaruError,
     ProviderRejectedError,
@@ -44,6 +43,8 @@ class AttemptFailedError(Exception):
     again: Again
     maybe_billed: bool = False
     retry_after_s: float | None = None
+    is_filtered: bool = False
+    """Whether a content filter objected."""
     misfit: bool = False
     """Whether only this deployment's model cannot take the request: no word on the model that was asked for."""
 
@@ -51,7 +52,7 @@ class AttemptFailedError(Exception):
         """What a fallback does not take may well be right for the model that was asked for, or for the next one. That
         its filter objects to is objected to.
         """
-        if isinstance(self.error, ProviderRejectedError) and (self.error.code or "").lower() not in FILTERED:
+        if isinstance(self.error, ProviderRejectedError) and not self.is_filtered:
             self.misfit = True
             self.again = "elsewhere" if self.again == "never" else self.again
 
@@ -126,7 +127,8 @@ def fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int =
                 # NAVER's numbers say nothing to a client that looks for OpenAI's words.
                 code = _OPENAI_CODES.get(fault.kind, code)
             error = ProviderRejectedError(fault.message, status=shown, param=fault.param, code=code)
-            return AttemptFailedError(result, error, "larger" if fault.kind == "context_length" else "never")
+            again = "larger" if fault.kind == "context_length" else "never"
+            return AttemptFailedError(result, error, again, is_filtered=fault.kind == "content_filter")
         case "not_found":
             error = UpstreamMisconfiguredError(
                 f"The provider of {deployment.name} does not know this model. Tell the operator.",

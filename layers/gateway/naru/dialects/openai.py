@@ -64,7 +64,6 @@ _KIND_OF_CODE: dict[str, FaultKind] = {
     "internal": "server",
     "invalid_argument": "parameter",
 }
-FILTERED = frozenset(code for code, kind in _KIND_OF_CODE.items() if kind == "content_filter")
 _KIND_OF_STATUS: dict[int, FaultKind] = {
     400: "parameter",
     401: "key",
