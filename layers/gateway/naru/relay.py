@@ -122,8 +122,8 @@ class ChunkRelay:
         if (usage := parse_usage(chunk.get("usage"))) is not None:
             self.usage = usage
             self.usage_is_behind = False
-        elif _has_words(chunk["choices"]):
-            self.usage_is_behind = self.usage is not None
+        elif self.usage is not None and _has_words(chunk["choices"]):
+            self.usage_is_behind = True
         if not self._head and chunk.get("id"):
             self._head = {key: chunk[key] for key in ("id", "created", "model", "system_fingerprint") if key in chunk}
         changed = self._dialect.answer(chunk)
