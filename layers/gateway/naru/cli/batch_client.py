@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -53,19 +54,14 @@ class BatchClient:
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
         """One call; what is safe to repeat is repeated when the network or the gateway fails."""
-        for attempt in range(_TRIES if method == "GET" else 1):
-            is_last = method != "GET" or attempt == _TRIES - 1
-            try:
+        for attempt in range(_TRIES - 1 if method == "GET" else 0):
+            with suppress(_UnreachableError):
                 answer = self._send(method, path, json=body, params=query)
-            except _UnreachableError:
-                if is_last:
-                    raise
-            else:
                 # Who watches a batch for hours meets a 503, or API Gateway's 429, sooner or later.
-                if is_last or not (answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS):
+                if not (answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS):
                     return self._read(answer)
             time.sleep(2.0**attempt)
-        raise AssertionError("unreachable")
+        return self._read(self._send(method, path, json=body, params=query))
 
     def find(self, path: str) -> dict[str, Any] | None:
         """What a GET answers; None where there is nothing."""
