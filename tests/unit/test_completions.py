@@ -246,6 +246,13 @@ def test_a_stream_s_first_token_is_not_waited_for_longer_than_a_connection_may_b
     assert gateway.model.stats()["requests"] == 1
 
 
+def test_a_provider_that_thinks_longer_than_a_connection_may_be_silent_is_left(gateway: Gateway) -> None:
+    gateway.stream_deadline_s, gateway.deadline_s = 60.0, 0.3
+    with pytest.raises(UpstreamTimeoutError):
+        gateway.ask("안녕 [[sim ttft_ms=20000]]", stream=True)
+    assert gateway.row.maybe_billed_pico_usd > 0
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fault", "error", "status", "calls"),
