@@ -1,6 +1,6 @@
 # Everything a person or CI does with Naru. Each target sets up what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-python lint format types build deploy screenshots bench fuzz audit requirements clean
+.PHONY: help run test test-unit test-all test-python lint format types build deploy screenshots bench fuzz audit requirements clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -21,13 +21,23 @@ help: ## list the targets
 run: .venv/.ready ## the whole system on this machine: http://127.0.0.1:8000/v1 (NARU_PORT, NARU_CATALOG, HOLYSHEEP_API_KEY)
 	@exec .venv/bin/python -m local.run
 
-test: .venv/.ready ## all tests; ARGS="-k name" chooses
-	$(RUN) pytest $(ARGS)
+test: .venv/.ready ## every test but the long proofs, about 4 minutes; ARGS="-k name" chooses, ARGS="-n 0" runs one process
+	@echo "Unit, integration, security, end-to-end and browser tests in three processes: about 4 minutes on two free cores."
+	@echo "Quicker: make test-unit. With the long proofs, as in CI: make test-all."
+	$(RUN) pytest -m "not slow" $(ARGS)
+
+test-unit: .venv/.ready ## the unit tests, about a minute; ARGS as for test
+	@echo "Unit tests in three processes: about a minute on two free cores. Everything else: make test."
+	$(RUN) pytest -m "not slow" tests/unit $(ARGS)
+
+test-all: test ## make test, then the long proofs, as CI runs them; NARU_LONG_TESTS=1 makes both larger
+	@echo "Long proofs (chaos, property tests with many examples, every crash and interleaving): about 3 minutes."
+	$(RUN) pytest -m slow $(ARGS)
 
 test-python: .venv/.ready ## the unit tests on another Python: VERSION=3.13
 	@if found=$$(.venv/bin/python -m local.pythons $(VERSION) $(UV)); then \
 		UV_PROJECT_ENVIRONMENT=.venv-$(VERSION) $(UV) sync --frozen --quiet --python "$$found" \
-		&& .venv-$(VERSION)/bin/python -m pytest tests/unit $(ARGS); \
+		&& .venv-$(VERSION)/bin/python -m pytest -m "not slow" tests/unit $(ARGS); \
 	else echo "Python $(VERSION) is not on this machine: not tested"; fi
 
 lint: .venv/.ready .venv-sam/.ready ## ruff, import contracts, cfn-lint, sam validate, the exported requirements

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from time import time
 from typing import Any, Literal
 
 from benchmarks.fault_client import Told
@@ -157,7 +157,7 @@ CASES: tuple[Case, ...] = (
         "429 with an HTTP date, once",
         lambda _: (
             {
-                "fault": {"name": "status", "status": 429, "retry_after": formatdate(time() + 2, usegmt=True)},
+                "fault": {"name": "status", "status": 429, "retry_after": formatdate(time.time() + 2, usegmt=True)},
                 "times": 1,
             },
         ),

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from local import simulated_model
+from local.chromium import ADVICE
 from local.emulator import REGION
 from local.front_door import FrontDoor
 from local.gateway import Gateway, gateway, in_thread
@@ -95,6 +96,14 @@ class RunningStack:
     def new_api_key(self, name: str) -> str:
         """A key of a test's own."""
         return self.gateway.stack.add_api_key(name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says why the browser tests were skipped, once; pytest's own list would have a line for each."""
+    reasons = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
+    skipped = [reason for reason in reasons if isinstance(reason, tuple) and reason[2].endswith(ADVICE)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} browser tests skipped: {ADVICE}.")
 
 
 @pytest.fixture(scope="session")

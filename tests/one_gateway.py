@@ -1,4 +1,8 @@
-"""The use case with tables and a provider, for tests that need no more: one request at a time."""
+"""The use case with tables and a provider, for tests that need no more: one request at a time.
+
+Gateway and provider run on one loop whose clock stands still while anything works (:mod:`local.idle_clock`), so that no
+limit of time is reached because the machine is busy.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,16 @@ import json
 import random
 import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from local.simulated_model import BillRow, ThreadedModel
+from local.http_server import serve
+from local.idle_clock import idle_clock
+from local.simulated_model import BillRow, Config, Latency, SimulatedModel
 from naru import catalog, metrics
 from naru.catalog_source import CatalogSource
 from naru.completions import Call, Completions
@@ -68,11 +76,27 @@ class _Secret(ProviderKeys):
         return {"SecretString": json.dumps(self.fields), "Name": SecretId}
 
 
+@contextmanager
+def simulated_provider() -> Iterator[tuple[SimulatedModel, Callable[[Any], Any]]]:
+    """A provider that answers at once, and what runs a coroutine on its loop; while it lives, the clock is theirs."""
+    model = SimulatedModel(Config(latency=Latency(first_token_ms=0, token_ms=0)))
+    with idle_clock() as run:
+        serving = serve(model.handle)
+        server = run(serving.__aenter__())
+        model.url = f"http://{server.host}:{server.port}"
+        try:
+            yield model, run
+        finally:
+            run(serving.__aexit__(None, None, None))
+
+
 @dataclass
 class Gateway:
     """One gateway, its tables and its provider."""
 
-    model: ThreadedModel
+    model: SimulatedModel
+    run: Callable[[Any], Any]
+    """Runs a coroutine on the loop of both."""
     dynamodb: Any
     catalog_file: Path
     key_id: str
@@ -106,7 +130,12 @@ class Gateway:
     def ask(self, prompt: str = "안녕하세요", *, take: int | None = None, **fields: Any) -> bytes:
         """The body of the answer; of a stream the first ``take`` events, after which the client leaves."""
         body = {"model": OMNI, "messages": [{"role": "user", "content": prompt}]} | fields
-        return asyncio.run(self._ask(json.dumps(body), take))
+        answer: bytes = self.run(self._ask(json.dumps(body), take))
+        return answer
+
+    def wait_idle(self) -> None:
+        """Until the provider has noticed, and billed, every client that left."""
+        self.run(self.model.idle())
 
     async def _ask(self, body: str, take: int | None) -> bytes:
         source = CatalogSource("", lambda: None)  # type: ignore[arg-type,return-value]
@@ -128,7 +157,7 @@ class Gateway:
             )
             request_id = new_request_id(at_ms=time.time_ns() // 10**6)
             answer = await completions.create(
-                Call(request_id, f"Bearer {self.api_key}", body, patience_s=60, preference=self.preference)
+                Call(request_id, f"Bearer {self.api_key}", body, patience_s=895, preference=self.preference)
             )
             self.headers = dict(answer.headers)
             if isinstance(answer.body, bytes):

@@ -226,7 +226,7 @@ def test_what_was_surely_not_billed_is_tried_again(gateway: Gateway, stream: boo
 def test_the_time_that_the_provider_names_is_waited(gateway: Gateway) -> None:
     started_s = time.monotonic()
     gateway.ask("안녕 [[sim tokens=5 id=x fault=status:429,retry_after_ms=300,times=1]]")
-    assert time.monotonic() - started_s >= 0.3
+    assert 0.3 <= time.monotonic() - started_s < 0.6
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -300,18 +300,16 @@ def test_what_may_have_been_billed_is_not_sent_again_and_the_row_says_so(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_provider_that_says_nothing_ends_in_a_timeout(gateway: Gateway, stream: bool) -> None:
-    gateway.deadline_s = 0.3
     with pytest.raises(UpstreamTimeoutError) as failed:
-        gateway.ask("안녕 [[sim fault=silence:30]]", stream=stream)
+        gateway.ask("안녕 [[sim fault=silence:3600]]", stream=stream)
     assert (failed.value.http_status, failed.value.should_retry) == (504, False)
     assert gateway.row.attempts[0].result == "timeout"
     assert gateway.row.maybe_billed_pico_usd > 0
 
 
 def test_a_byte_a_second_does_not_outwit_the_deadline(gateway: Gateway) -> None:
-    gateway.deadline_s = 0.5
     with pytest.raises(UpstreamTimeoutError):
-        gateway.ask("안녕 [[sim fault=drip:100]]")
+        gateway.ask("안녕 [[sim fault=drip:1000]]")
 
 
 ELSEWHERE = another_deployment("elsewhere")
@@ -320,16 +318,16 @@ ELSEWHERE = another_deployment("elsewhere")
 @pytest.mark.parametrize(
     "fault",
     [
-        "slow_first_token:30000",  # the head and the role come, no token does
-        "stall_after:0,seconds=30",
+        "slow_first_token:3600000",  # the head and the role come, no token does
+        "stall_after:0,seconds=3600",
         "cut_after:0,how=reset",
         "cut_after:0,how=end",
         "malformed_json",
     ],
 )
 def test_a_stream_that_fails_before_its_first_token_is_served_elsewhere(gateway: Gateway, fault: str) -> None:
-    impatient = ('secret = "holysheep"\n', 'secret = "holysheep"\ntimeouts = { first_token_s = 0.4 }\n')
-    gateway.use_catalog(ELSEWHERE, impatient)
+    gateway.deadline_s = 240.0
+    gateway.use_catalog(ELSEWHERE)
     events = chunks(gateway.ask(f"안녕 [[sim tokens=5 fault={fault},model={OMNI}]]", stream=True))
     assert events[-1] == "[DONE]"
     assert text(events)
@@ -553,12 +551,9 @@ def test_a_refused_key_is_looked_up_every_five_seconds_and_not_more_often(gatewa
 def test_a_provider_that_cannot_be_reached_is_tried_three_times(gateway: Gateway) -> None:
     with run_in_thread() as gone:
         pass
-    gateway.model.openai_url, kept = gone.openai_url, gateway.model.openai_url
-    try:
-        with pytest.raises(UpstreamUnavailableError):
-            gateway.ask()
-    finally:
-        gateway.model.openai_url = kept
+    gateway.model.url = gone.url
+    with pytest.raises(UpstreamUnavailableError):
+        gateway.ask()
     assert [attempt.result for attempt in gateway.row.attempts] == ["connect"] * 3
     assert gateway.row.maybe_billed_pico_usd == 0
 
@@ -591,16 +586,15 @@ def test_a_stream_that_is_cut_never_ends_cleanly(gateway: Gateway, fault: str) -
 
 
 def test_a_stream_that_falls_silent_is_cut_after_the_providers_limit(gateway: Gateway) -> None:
-    gateway.use_catalog(('secret = "holysheep"\n', 'secret = "holysheep"\ntimeouts = { silence_s = 0.2 }\n'))
-    events = chunks(gateway.ask("안녕 [[sim tokens=20 fault=stall_after:10,seconds=30]]", stream=True))
+    gateway.stream_deadline_s = 840.0
+    events = chunks(gateway.ask("안녕 [[sim tokens=20 fault=stall_after:10,seconds=3600]]", stream=True))
     assert events[-1]["error"]["code"] == "upstream_timeout"
     assert gateway.row.outcome == "truncated"
 
 
 def test_a_stream_that_drips_is_cut_though_bytes_come(gateway: Gateway) -> None:
-    gateway.use_catalog(('secret = "holysheep"\n', 'secret = "holysheep"\ntimeouts = { first_token_s = 0.6 }\n'))
     with pytest.raises(UpstreamTimeoutError):
-        gateway.ask("안녕 [[sim tokens=20 fault=drip:20]]", stream=True)
+        gateway.ask("안녕 [[sim tokens=20 fault=drip:1000]]", stream=True)
 
 
 def test_a_stream_that_ends_before_it_began_is_an_ordinary_error(gateway: Gateway) -> None:

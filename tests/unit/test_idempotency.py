@@ -108,6 +108,7 @@ class Process:
     lease_s: float = 30.0
     wait_s: float = 30.0
     now_ms: Callable[[], int] = lambda: NOON_MS
+    beat: Callable[[threading.Event, float], bool] = threading.Event.wait
     content: str = "안녕하세요"
     stream: bool = False
     bills: list[str] = field(default_factory=list)
@@ -125,6 +126,7 @@ class Process:
             lease_s=self.lease_s,
             wait_s=self.wait_s,
             now_ms=self.now_ms,
+            pause=self.beat,
         )
 
     async def ask(
@@ -445,17 +447,60 @@ def test_waiting_ends_in_a_conflict_that_sdks_repeat(new_process: NewProcess, wa
 # ── The owner says that it lives ───────────────────────────────────────────────────────────────────────────
 
 
-def wall_ms() -> int:
-    return time.time_ns() // 10**6
+class Heart:
+    """Everybody's clock, which stands until a test lets the time of an owner's next sign of life come."""
+
+    def __init__(self) -> None:
+        self.ms = NOON_MS
+        self._beats = threading.Semaphore(0)
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def pause(self, stopped: threading.Event, seconds: float) -> bool:
+        while not stopped.wait(0.001):
+            if self._beats.acquire(blocking=False):
+                return False
+        return True
+
+    def beat(self, process: Process) -> None:
+        """Ten seconds pass, the third of a lease, and the owner has said that it lives."""
+        renewals = process.calls.count("update_item")
+        self.ms += 10_000
+        self._beats.release()
+        wait_until(lambda: process.calls.count("update_item") > renewals)
+
+    def last_beat(self) -> None:
+        """Ten seconds pass in which the owner has nothing to say any more."""
+        self.ms += 10_000
+        self._beats.release()
+        wait_until(lambda: not renewing())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
+
+
+def renewing() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "idempotency-renewal"]
 
 
 def test_a_slow_answer_is_not_taken_over(new_process: NewProcess) -> None:
     async def scenario() -> None:
-        process = new_process(lease_s=2.0, now_ms=wall_ms, pause=lambda: asyncio.sleep(4.5))
-        other = new_process(lease_s=2.0, now_ms=wall_ms)
-        first = asyncio.create_task(process.read())
+        heart, answers = Heart(), asyncio.Event()
+        process = new_process(now_ms=heart.now_ms, beat=heart.pause, pause=answers.wait)
+        other = new_process(now_ms=heart.now_ms)
+        first = asyncio.create_task(process.read(patience_s=900))
         await until(lambda: bool(process.bills))
-        body, _ = await other.read()
+        for _ in range(7):  # more than two leases
+            await asyncio.to_thread(heart.beat, process)
+        second = asyncio.create_task(other.read())
+        await until(lambda: "get_item" in other.calls)
+        answers.set()
+        body, _ = await second
         assert (await first)[0] == body
         assert other.bills == []
 
@@ -464,14 +509,16 @@ def test_a_slow_answer_is_not_taken_over(new_process: NewProcess) -> None:
 
 def test_a_client_that_reads_slowly_does_not_lose_its_stream(new_process: NewProcess) -> None:
     """While the runtime sends, the loop stands still between two events: for longer than a lease here."""
-    process = new_process(stream=True, lease_s=2.0, now_ms=wall_ms)
+    heart = Heart()
+    process = new_process(stream=True, now_ms=heart.now_ms, beat=heart.pause)
     loop, other_loop = EventLoop(), EventLoop()
-    answer = loop.run(process.ask())
+    answer = loop.run(process.ask(patience_s=900))
     assert not isinstance(answer.body, bytes)
     events = loop.iterate(answer.body)
     drawn = [next(events)]
-    time.sleep(4.5)
-    other = new_process(wait_s=0.2, now_ms=wall_ms)
+    for _ in range(7):
+        heart.beat(process)
+    other = new_process(wait_s=0.2, now_ms=heart.now_ms)
     with pytest.raises(IdempotencyKeyInUseError):
         other_loop.run(other.ask())
     body = b"".join([*drawn, *events])
@@ -483,26 +530,22 @@ def test_a_client_that_reads_slowly_does_not_lose_its_stream(new_process: NewPro
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_renewal_goes_on_after_the_answer(new_process: NewProcess, stream: bool) -> None:
-    process = new_process(stream=stream, lease_s=0.09, now_ms=wall_ms)
+    heart = Heart()
+    process = new_process(stream=stream, now_ms=heart.now_ms, beat=heart.pause)
     asyncio.run(process.read())
-    time.sleep(0.1)  # for one that was under way
-    renewals = process.calls.count("update_item")
-    time.sleep(0.1)
-    assert process.calls.count("update_item") == renewals
-    assert not [thread for thread in threading.enumerate() if thread.name == "idempotency-renewal"]
+    wait_until(lambda: not renewing())
 
 
 def test_renewal_ends_with_the_patience_of_the_caller(new_process: NewProcess) -> None:
     """A stream that nobody draws or closes would be renewed for ever."""
 
     async def scenario() -> None:
-        process = new_process(stream=True, lease_s=0.6, now_ms=wall_ms)
-        answer = await process.ask(patience_s=1.2)
-        await asyncio.sleep(2.0)
-        renewals = process.calls.count("update_item")
-        assert 1 <= renewals <= 6
-        await asyncio.sleep(0.8)
-        assert process.calls.count("update_item") == renewals
+        heart = Heart()
+        process = new_process(stream=True, now_ms=heart.now_ms, beat=heart.pause)
+        answer = await process.ask(patience_s=40)
+        for _ in range(3):
+            await asyncio.to_thread(heart.beat, process)
+        await asyncio.to_thread(heart.last_beat)
         assert not isinstance(answer.body, bytes)
         await answer.body.aclose()
 

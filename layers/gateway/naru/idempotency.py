@@ -63,7 +63,7 @@ class Idempotency:
     """Answers a request once per Idempotency-Key.
 
     ``lease_s`` is how long an owner that has gone silent counts as alive, ``wait_s`` how long a retry waits for it.
-    ``now_ms`` is Unix milliseconds.
+    ``now_ms`` is Unix milliseconds. ``pause`` waits until the event is set or the seconds are over, and says which.
     """
 
     def __init__(
@@ -74,12 +74,14 @@ class Idempotency:
         lease_s: float,
         wait_s: float = 20.0,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 10**6,
+        pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._records = records
         self._meters = meters
         self._lease_s = lease_s
         self._wait_s = wait_s
         self._now_ms = now_ms
+        self._pause = pause
 
     async def run(
         self,
@@ -162,7 +164,7 @@ class Idempotency:
         return replace(kept, headers=headers)
 
     async def _own(self, claim: Claim, patience_s: float, produce: Callable[[], Awaitable[Answer]]) -> Answer:
-        renewal = _Renewal(self._records, claim, self._lease_s, patience_s, self._now_ms)
+        renewal = _Renewal(self._records, claim, self._lease_s, patience_s, now_ms=self._now_ms, pause=self._pause)
         try:
             answer = await produce()
         except BaseException:
@@ -239,12 +241,20 @@ class _Renewal:
     """
 
     def __init__(
-        self, records: Records, claim: Claim, lease_s: float, patience_s: float, now_ms: Callable[[], int]
+        self,
+        records: Records,
+        claim: Claim,
+        lease_s: float,
+        patience_s: float,
+        *,
+        now_ms: Callable[[], int],
+        pause: Callable[[threading.Event, float], bool],
     ) -> None:
         self._records = records
         self._claim = claim
         self._lease_s = lease_s
         self._now_ms = now_ms
+        self._pause = pause
         self._give_up_ms = now_ms() + patience_s * 1000
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="idempotency-renewal", daemon=True).start()
@@ -254,7 +264,7 @@ class _Renewal:
         self._stopped.set()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._lease_s / 3) and (now_ms := self._now_ms()) < self._give_up_ms:
+        while not self._pause(self._stopped, self._lease_s / 3) and (now_ms := self._now_ms()) < self._give_up_ms:
             try:
                 if not self._records.renew(self._claim, until_ms=now_ms + round(self._lease_s * 1000)):
                     return
