@@ -12,6 +12,7 @@ from openai.types import Batch
 
 from naru.ledger import Row, from_item
 from tests.conftest import RunningStack
+from tests.waiting import PATIENCE_S
 
 OMNI = "hyperclova-x-omni"
 ENDED = {"completed", "failed", "expired", "cancelled"}
@@ -33,7 +34,11 @@ def submit(client: openai.OpenAI, lines: Iterable[str], **fields: Any) -> Batch:
 
 
 def wait(
-    client: openai.OpenAI, batch_id: str, *, until: Callable[[Batch], bool] | None = None, patience_s: float = 60
+    client: openai.OpenAI,
+    batch_id: str,
+    *,
+    until: Callable[[Batch], bool] | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> Batch:
     """The batch when it has ended, or is as it is waited for."""
     limit_s = time.monotonic() + patience_s

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -22,6 +23,7 @@ from local.front_door import FrontDoor
 from local.gateway import Gateway, gateway, in_thread
 from local.processes import stay_on_this_machine
 from local.simulated_model import Config, ThreadedModel
+from tests.waiting import PATIENCE_S
 
 # Before any client is made: no test may reach a real account.
 stay_on_this_machine()
@@ -34,6 +36,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("naru")
+# httpx gives up after five seconds, which prove nothing on a busy machine. One object is everybody's default.
+for phase in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, phase, PATIENCE_S)
 # Every HTTP client would read the list of authorities again, which takes longer than most tests.
 ssl.create_default_context = cache(ssl.create_default_context)  # type: ignore[assignment]
 

@@ -89,7 +89,7 @@ class ThreadedModel:
         """Forget what has been billed and counted."""
         self._call(self._model.reset_stats)
 
-    def wait_idle(self, timeout_s: float = 10.0) -> None:
+    def wait_idle(self, timeout_s: float = 60.0) -> None:
         """Wait until no request is in flight. Raises TimeoutError."""
         asyncio.run_coroutine_threadsafe(self._model.idle(), self._loop).result(timeout_s)
 

@@ -14,11 +14,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from local.chromium import ADVICE, ARGUMENTS, find_chromium
 from tests.browser import sample
 from tests.browser.page_server import ADMIN_KEY, PageServer, page_server
+from tests.waiting import PATIENCE_S
 
 AXE = Path(__file__).parent / "axe/axe.min.js"
 SEOUL_OPERATOR: dict[str, Any] = {"locale": "ko-KR", "timezone_id": "Asia/Seoul", "color_scheme": "light"}
 FEWER_PROCESSES = ("--in-process-gpu", "--disable-extensions")
 WINDOW = {"width": 1280, "height": 900}
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 def chromium() -> str:
@@ -106,7 +108,7 @@ def shared_tab(browser: Browser) -> Iterator[Tab]:
 
 def new_context(browser: Browser, options: dict[str, Any]) -> BrowserContext:
     context = browser.new_context(**{"viewport": WINDOW, **SEOUL_OPERATOR, **options})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_S * 1000)
     return context
 
 

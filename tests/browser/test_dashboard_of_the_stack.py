@@ -17,6 +17,7 @@ from naru.ledger import Row, from_item
 from tests.browser import sample
 from tests.browser.conftest import SEOUL_OPERATOR, sign_in, violations
 from tests.conftest import RunningStack
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("stack")
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -37,7 +38,7 @@ def ask(stack: RunningStack, key: str, **fields: Any) -> None:
         f"{stack.base_url}/chat/completions",
         json=body,
         headers={"Authorization": f"Bearer {key}"},
-        timeout=30,
+        timeout=PATIENCE_S,
         trust_env=False,
     )
     assert answer.status_code == 200, answer.text
@@ -92,7 +93,7 @@ def test_the_sample_has_the_shape_of_the_real_answer(stack: RunningStack) -> Non
     answer = httpx.get(
         f"{stack.base_url}/usage/summary",
         headers={"Authorization": f"Bearer {stack.gateway.admin_key}"},
-        timeout=30,
+        timeout=PATIENCE_S,
         trust_env=False,
     )
     assert answer.status_code == 200

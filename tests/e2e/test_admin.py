@@ -19,6 +19,7 @@ import pytest
 
 from local.emulator import CREDENTIALS, REGION
 from tests.conftest import RunningStack
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -33,7 +34,7 @@ def admin(stack: RunningStack) -> Iterator[httpx.Client]:
     with httpx.Client(
         base_url=f"{stack.base_url}/admin/",
         headers={"Authorization": f"Bearer {stack.gateway.admin_key}"},
-        timeout=30,
+        timeout=PATIENCE_S,
     ) as client:
         yield client
 
@@ -43,7 +44,7 @@ def ask(stack: RunningStack, key: str, *, model: str = OMNI, text: str = "안녕
         f"{stack.base_url}/chat/completions",
         headers={"Authorization": f"Bearer {key}"},
         json={"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 50},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
 
 
@@ -213,7 +214,7 @@ def naru(stack: RunningStack, tmp_path: Path) -> Run:
             input=stdin or "",
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
             cwd=tmp_path,
             env={

@@ -26,6 +26,7 @@ from naru.sweeper import Sweeper
 from tests.batches import assert_each_once, contents, line, rows_of, submit, wait
 from tests.conftest import RunningStack, running_stack
 from tests.meters import USD, all_meters
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("chaos")
 
@@ -96,7 +97,7 @@ def test_every_line_has_one_result_whatever_happens(stack: RunningStack) -> None
         batch = submit(client, [line(custom_id, f"{custom_id} [[sim tokens=4]]") for custom_id in ids])
         wait(client, batch.id, until=lambda now: now.status == "in_progress")
         with Trouble(stack, range_messages(stack, batch.id), kills=kills, seed=11) as trouble:
-            batch = wait(client, batch.id, patience_s=2400 if stack.long_tests else 120)
+            batch = wait(client, batch.id, patience_s=2400 if stack.long_tests else PATIENCE_S)
         assert trouble.killed >= min(2, kills)
         assert trouble.repeated >= 4
         assert batch.status == "completed", batch
@@ -173,7 +174,7 @@ def test_a_batch_whose_time_is_over_ends_as_expired(stack: RunningStack) -> None
             UpdateExpression="SET expires_at = :now",
             ExpressionAttributeValues=to_item({":now": int(time.time())}),
         )
-        batch = wait(client, batch.id, patience_s=40)
+        batch = wait(client, batch.id)
         assert (batch.status, batch.expired_at is not None) == ("expired", True)
         output, errors = contents(client, batch)
     assert_each_once(batch, [f"e{i}" for i in range(100)], output, errors)

@@ -18,6 +18,7 @@ from naru.meter_state import Limits
 from tests.batches import OMNI, assert_each_once, contents, line, rows_of, submit, wait
 from tests.conftest import RunningStack
 from tests.meters import USD, put_key
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -167,7 +168,7 @@ def test_a_batch_from_upload_to_results(stack: RunningStack, client: openai.Open
     batch = submit(client, lines, metadata={"무엇": "시험"})
     assert batch.status == "validating"
     assert batch.expires_at == batch.created_at + 86_400
-    batch = wait(client, batch.id, patience_s=300)
+    batch = wait(client, batch.id)
     assert batch.status == "completed"
     assert batch.metadata == {"무엇": "시험"}
     assert batch.model == OMNI
@@ -319,7 +320,7 @@ def test_a_key_that_is_switched_off_ends_its_batch(stack: RunningStack) -> None:
             )
 
         switch(on=False)
-        limit_s = time.monotonic() + 30
+        limit_s = time.monotonic() + PATIENCE_S
         while (stored := stored_batch(stack, key_id, batch.id))["phase"] != {"S": "completed"}:
             assert time.monotonic() < limit_s, stored
             time.sleep(0.1)
@@ -349,7 +350,7 @@ def test_a_key_with_few_requests_a_minute_waits_and_loses_nothing(stack: Running
         batch = wait(client, batch.id, until=lambda _: len(stack.model.stats()["billed"]) >= 6)
         assert batch.status == "in_progress"
         client.batches.cancel(batch.id)
-        batch = wait(client, batch.id, patience_s=40)
+        batch = wait(client, batch.id)
         output, errors = contents(client, batch)
     assert_each_once(batch, [f"w{i}" for i in range(14)], output, errors)
     assert {part["error"]["code"] for part in errors} == {"batch_cancelled"}

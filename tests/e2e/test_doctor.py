@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import RunningStack
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -36,7 +37,7 @@ def examine(stack: RunningStack, tmp_path: Path) -> Examine:
             [str(Path(sys.executable).with_name("naru")), "doctor", "--json"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
             cwd=tmp_path,
             env={

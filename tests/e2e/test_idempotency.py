@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from naru.ledger import Row, from_item
 from tests.conftest import RunningStack
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -29,7 +30,9 @@ class App:
         self.stack = stack
         secret = stack.new_api_key("app")
         self.key_id = "key_" + secret.removeprefix("sk-naru-")[:12]
-        self.http = httpx.Client(base_url=stack.base_url, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+        self.http = httpx.Client(
+            base_url=stack.base_url, headers={"Authorization": f"Bearer {secret}"}, timeout=PATIENCE_S
+        )
         self.sdk = openai.OpenAI(base_url=stack.base_url, api_key=secret, max_retries=0)
 
     def post(self, key: str, prompt: str, **fields: Any) -> httpx.Response:
@@ -164,10 +167,10 @@ def test_a_failure_is_tried_again_with_the_same_key(app: App, key: str) -> None:
 @pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("stream", [False, True])
 def test_after_a_kill_the_retry_is_answered_within_a_lease(app: App, key: str, stream: bool) -> None:
-    prompt = "안녕 [[sim tokens=25 token_ms=100]]"
+    prompt = f"안녕 [[sim tokens=25 id={key} fault=slow_first_token:25000,times=1]]"
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(app.post, key, prompt, stream=stream)
-        _eventually(lambda: app.calls == 1 or None)
+        eventually(lambda: app.calls == 1)
         time.sleep(LEASE_S * 1.2)  # it lives on by renewing
         app.stack.door.kill_handler("ChatFunction", in_flight=True)
         served = app.post(key, prompt, stream=stream)
@@ -191,12 +194,3 @@ def test_a_large_answer_lies_in_the_bucket_until_it_is_asked_for_again(app: App,
     found = app.stack.aws("s3").list_objects_v2(Bucket=bucket, Prefix=app.key_id)
     assert [kept["Size"] > 350 * 1024 for kept in found.get("Contents", [])] == [True]
     assert (again.content, again.headers["idempotency-replayed"], app.calls) == (first.content, "true", 1)
-
-
-def _eventually(find: Callable[[], Any], within_s: float = 10.0) -> Any:
-    until_s = time.monotonic() + within_s
-    while time.monotonic() < until_s:
-        if (found := find()) is not None:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("did not happen in time")

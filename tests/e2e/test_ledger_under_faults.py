@@ -33,6 +33,7 @@ from naru.sweeper import LEASE_LIFE_MS, Sweeper, Swept
 from tests.accounts import OMNI, worst_case_pico_usd
 from tests.conftest import RunningStack
 from tests.meters import all_meters, put_key
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -82,9 +83,9 @@ class Accounts:
 
     def until_quiet(self) -> None:
         """All that was asked has ended, also what nobody waits for any more."""
-        self.stack.model.wait_idle(30)
+        self.stack.model.wait_idle(PATIENCE_S)
         pool = self.stack.door.pools[CHAT]
-        _eventually(lambda: not pool._waiting and all(handler.current is None for handler in [*pool._handlers]))
+        eventually(lambda: not pool._waiting and all(handler.current is None for handler in [*pool._handlers]))
 
     def sweep(self) -> Swept:
         """As if no request of now could be alive any more."""
@@ -106,7 +107,7 @@ class Accounts:
             return response
 
         async with httpx.AsyncClient(
-            base_url=self.stack.base_url, headers=headers, limits=limits, timeout=60
+            base_url=self.stack.base_url, headers=headers, limits=limits, timeout=PATIENCE_S
         ) as client:
             return list(await asyncio.gather(*(one(client) for _ in range(count))))
 
@@ -324,7 +325,7 @@ def ask_somehow(accounts: Accounts, sdk: openai.OpenAI, number: int) -> dict[str
 
 def accounts_http(accounts: Accounts) -> httpx.Client:
     headers = {"Authorization": f"Bearer {accounts.secret}"}
-    return httpx.Client(base_url=accounts.stack.base_url, headers=headers, timeout=30)
+    return httpx.Client(base_url=accounts.stack.base_url, headers=headers, timeout=PATIENCE_S)
 
 
 def kill_in_the_middle_of_a_call(accounts: Accounts) -> None:
@@ -332,7 +333,7 @@ def kill_in_the_middle_of_a_call(accounts: Accounts) -> None:
     body = {"model": OMNI, "messages": [{"role": "user", "content": "안녕 [[sim ttft_ms=20000]]"}], "max_tokens": 100}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(asyncio.run, accounts.ask(body, 1))
-        _eventually(lambda: accounts.stack.model.stats()["in_flight"] == 1)
+        eventually(lambda: accounts.stack.model.stats()["in_flight"] == 1)
         accounts.stack.door.kill_handler(CHAT, in_flight=True)
         assert [answer.status_code for answer in asked.result()] == [502]
     accounts.until_quiet()
@@ -398,11 +399,3 @@ def test_rows_meters_and_the_providers_bill_agree_over_a_mixed_run_with_faults(n
     kinds = {row.outcome for row in rows.values()} | {row.usage_source for row in rows.values()}
     assert kinds == {"completed", "truncated", "failed", "rejected", "unknown", "reported", "estimated", "none"}
     assert len(rows) > count
-
-
-def _eventually(holds: Callable[[], bool], within_s: float = 20.0) -> None:
-    until_s = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > until_s:
-            raise AssertionError("did not happen in time")
-        time.sleep(0.02)

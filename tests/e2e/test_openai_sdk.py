@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletion
 
 from naru.ledger import Row, from_item
 from tests.conftest import RunningStack
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -259,7 +260,7 @@ def test_every_refusal_has_openais_shape(
         stack.base_url + path,
         content=body,
         headers={"Authorization": f"Bearer {stack.api_key}", "Content-Type": "application/json"},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert answer.status_code == status
     error = answer.json()["error"]
@@ -301,7 +302,7 @@ def test_a_client_that_leaves_is_accounted_for(stack: RunningStack, client: open
     stream: Any = raw.parse()
     next(iter(stream))
     stream.close()
-    row = _eventually(lambda: rows(stack).get(request_id))
+    row = eventually(lambda: rows(stack).get(request_id))
     (bill,) = stack.model.stats()["billed"]
     assert bill["finished"]
     assert (row.outcome, row.usage.completion_tokens, row.cost_pico_usd) == ("completed", 30, bill["cost_pico_usd"])
@@ -360,12 +361,3 @@ def test_a_mixed_run_of_200_requests_equals_the_providers_bill(stack: RunningSta
         ) == (bill["prompt_tokens"], bill["cached_tokens"], bill["completion_tokens"], bill["reasoning_tokens"])
         assert row.cost_pico_usd == bill["cost_pico_usd"]
     assert sum(row.cost_pico_usd for row in new.values()) == stats["totals"]["cost_pico_usd"] > 0
-
-
-def _eventually(find: Any, within_s: float = 10.0) -> Any:
-    until_s = time.monotonic() + within_s
-    while time.monotonic() < until_s:
-        if (found := find()) is not None:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("did not happen in time")

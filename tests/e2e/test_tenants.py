@@ -11,6 +11,7 @@ import pytest
 
 from tests.accounts import OMNI
 from tests.conftest import RunningStack
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -35,7 +36,7 @@ def stranger(stack: RunningStack) -> Iterator[httpx.Client]:
 
 
 def client(stack: RunningStack, key: str) -> httpx.Client:
-    return httpx.Client(base_url=stack.base_url, headers={"authorization": f"Bearer {key}"}, timeout=60)
+    return httpx.Client(base_url=stack.base_url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S)
 
 
 def upload(owner: httpx.Client) -> str:

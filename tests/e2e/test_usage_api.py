@@ -34,13 +34,14 @@ from tests.accounts import OMNI
 from tests.conftest import RunningStack
 from tests.meters import put_key
 from tests.usage_world import SEOUL, row
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("stack")
 
 
 def get(stack: RunningStack, path: str, secret: str | None = None, /, **query: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {secret or stack.gateway.admin_key}"}
-    return httpx.get(f"{stack.base_url}/{path}", params=query, headers=headers, timeout=60, trust_env=False)
+    return httpx.get(f"{stack.base_url}/{path}", params=query, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
 
 def read(stack: RunningStack, path: str, secret: str | None = None, /, **query: Any) -> Any:
@@ -189,7 +190,7 @@ def test_an_apps_key_sees_itself_and_nothing_else(stack: RunningStack) -> None:
 
 def test_a_test_alert_reaches_who_is_subscribed(stack: RunningStack, told: Any) -> None:
     headers = {"Authorization": f"Bearer {stack.gateway.admin_key}"}
-    answer = httpx.post(f"{stack.base_url}/admin/alerts/test", headers=headers, timeout=30, trust_env=False)
+    answer = httpx.post(f"{stack.base_url}/admin/alerts/test", headers=headers, timeout=PATIENCE_S, trust_env=False)
     assert answer.json() == {"object": "alert.test", "sent": True}
     assert [message["Subject"] for message in told()] == ["[Naru] Test of the alerts"]
 
@@ -232,7 +233,7 @@ def test_a_request_that_crosses_a_threshold_has_it_told_within_seconds(stack: Ru
     spend(stack, secret, 0.8, less_pico_usd=1)
     chat(stack, secret)
     chat(stack, secret)
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + PATIENCE_S
     messages: list[dict[str, Any]] = []
     while not messages and time.monotonic() < until_s:
         messages = told(wait_s=1)
