@@ -125,9 +125,7 @@ class World:
 
     def sweep(self) -> Swept:
         sweeping = Sweeper(self.client, "MeterTable", self.new_environment(), self.ledger)
-        swept: Swept = self.network.finish(
-            self.network.start(1, sweeping.sweep(now_ms=NOW_MS + LEASE_LIFE_MS + 1))
-        )
+        swept: Swept = self.network.finish(self.network.start(1, sweeping.sweep(now_ms=NOW_MS + LEASE_LIFE_MS + 1)))
         return swept
 
     def run(self, task: asyncio.Task[Any], fault: Callable[[int, Call], str | None]) -> Any:
@@ -267,7 +265,9 @@ def test_one_answer_that_is_lost_holds_nothing_after_the_503(name: str, how: str
 
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("faulty", [only_once("late"), on_the_same_meter("answer lost")], ids=["late", "lost"])
-def test_what_one_meter_does_not_take_back_is_not_charged_though_the_environment_dies(name: str, faulty: Faulty) -> None:
+def test_what_one_meter_does_not_take_back_is_not_charged_though_the_environment_dies(
+    name: str, faulty: Faulty
+) -> None:
     """The others were released, which tells the sweeper that nobody was called: a row comes before any release."""
     scenario = SCENARIOS[name]
     for at, call in enumerate(calls_of(scenario)):

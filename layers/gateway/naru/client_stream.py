@@ -165,7 +165,6 @@ class ClientStream:
                 continue
             if following is None:
                 continue
-            await self._attempts.leave(broken)
             self._past.append(part)
             self._source = following
             self._given_tokens = part.usage.completion_tokens if going == "continue" else 0
@@ -176,22 +175,26 @@ class ClientStream:
                 CompletionCounter(stop.model.tokenizer),
                 Overlap(again, required=going == "restart"),
             )
+            await self._attempts.leave(broken)
             return True
         return False
 
     async def _close(self, error: NaruError | None) -> Usage:
         """The row, however the stream ended. The tokens of one that was cut are an estimate at best."""
         account, complete = self._job.account, self._relay.complete
-        if not complete and account.attempts[-1].result == "ok":
-            await self._attempts.cut(self._job, self._source, result="interrupted")
-        await self._attempts.leave(self._source)
         parts = [*self._past, self._part(cut=not complete)]
-        await account.close_parts(
-            parts,
-            outcome="completed" if complete else "truncated",
-            source="estimated" if any(part.usage.estimated for part in parts) else "reported",
-            error_code=None if complete else error.code if error else "internal_error",
-        )
+        try:
+            if not complete and account.attempts[-1].result == "ok":
+                await self._attempts.cut(self._job, self._source, result="interrupted")
+            await self._attempts.leave(self._source)
+        finally:
+            # Also when the request is cancelled meanwhile.
+            await account.close_parts(
+                parts,
+                outcome="completed" if complete else "truncated",
+                source="estimated" if any(part.usage.estimated for part in parts) else "reported",
+                error_code=None if complete else error.code if error else "internal_error",
+            )
         return total(parts)
 
     def _part(self, *, cut: bool) -> Part:
