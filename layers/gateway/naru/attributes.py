@@ -1,9 +1,21 @@
-"""DynamoDB's typed values and Python's: whole numbers only, because money and tokens are."""
+"""DynamoDB's typed values and Python's. Numbers that Naru keeps are whole, because money and tokens are; what else an
+item holds, of a newer release or of a person's hand, is read all the same, and written back as it was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """A value of a type that Naru does not keep, in DynamoDB's form."""
+
+    kind: str
+    value: Any
 
 
 def to_attribute(value: Any) -> dict[str, Any]:
@@ -24,6 +36,12 @@ def to_attribute(value: Any) -> dict[str, Any]:
             return {"M": to_item(value)}
         case frozenset():
             return {"SS": sorted(value)}
+        case Decimal():
+            return {"N": f"{value:f}"}
+        case bytes():
+            return {"B": value}
+        case Verbatim():
+            return {value.kind: value.value}
         case _:
             raise TypeError(f"{type(value).__name__} is not kept in a table")
 
@@ -33,7 +51,9 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:
     ((kind, value),) = attribute.items()
     match kind:
         case "N":
-            return int(value)
+            return int(value) if value.lstrip("-").isdecimal() else Decimal(value)
+        case "S" | "BOOL" | "B":
+            return value
         case "L":
             return [from_attribute(part) for part in value]
         case "M":
@@ -41,7 +61,7 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:
         case "SS":
             return frozenset(value)
         case _:
-            return value
+            return Verbatim(kind, value)
 
 
 def to_item(values: Mapping[str, Any]) -> dict[str, Any]:
