@@ -7,6 +7,8 @@ import json
 import random
 import re
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from zoneinfo import ZoneInfo
 from local.simulated_model import BillRow, ThreadedModel
 from naru import catalog, metrics
 from naru.catalog_source import CatalogSource
-from naru.completions import Call, Completions
+from naru.completions import Answer, Call, Completions
 from naru.health import Health
 from naru.ledger import Ledger, Row, from_item
 from naru.meter import Meters
@@ -108,7 +110,17 @@ class Gateway:
         body = {"model": OMNI, "messages": [{"role": "user", "content": prompt}]} | fields
         return asyncio.run(self._ask(json.dumps(body), take))
 
-    async def _ask(self, body: str, take: int | None) -> bytes:
+    def draw(self, body: str, reading: Callable[[AsyncGenerator[bytes, None]], Awaitable[None]]) -> None:
+        """Lets somebody read the stream that answers a request."""
+        asyncio.run(self._draw(body, reading))
+
+    async def _draw(self, body: str, reading: Callable[[AsyncGenerator[bytes, None]], Awaitable[None]]) -> None:
+        async with self._answering(body) as answer:
+            assert not isinstance(answer.body, bytes)
+            await reading(answer.body)
+
+    @asynccontextmanager
+    async def _answering(self, body: str) -> AsyncIterator[Answer]:
         source = CatalogSource("", lambda: None)  # type: ignore[arg-type,return-value]
         if not self.catalog_file.exists():
             self.use_catalog()
@@ -131,6 +143,10 @@ class Gateway:
                 Call(request_id, f"Bearer {self.api_key}", body, patience_s=60, preference=self.preference)
             )
             self.headers = dict(answer.headers)
+            yield answer
+
+    async def _ask(self, body: str, take: int | None) -> bytes:
+        async with self._answering(body) as answer:
             if isinstance(answer.body, bytes):
                 return answer.body
             events = []

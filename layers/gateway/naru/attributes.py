@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Verbatim:
-    """A value of a type that Naru does not keep, in DynamoDB's form."""
+    """A value that Naru does not keep, such as a fraction, in DynamoDB's form."""
 
     kind: str
     value: Any
@@ -36,8 +35,6 @@ def to_attribute(value: Any) -> dict[str, Any]:
             return {"M": to_item(value)}
         case frozenset():
             return {"SS": sorted(value)}
-        case Decimal():
-            return {"N": f"{value:f}"}
         case bytes():
             return {"B": value}
         case Verbatim():
@@ -51,7 +48,7 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:
     ((kind, value),) = attribute.items()
     match kind:
         case "N":
-            return int(value) if value.lstrip("-").isdecimal() else Decimal(value)
+            return int(value) if value.lstrip("-").isdecimal() else Verbatim(kind, value)
         case "S" | "BOOL" | "B":
             return value
         case "L":

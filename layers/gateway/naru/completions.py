@@ -20,7 +20,7 @@ from naru.accounting import Account, Subject
 from naru.attempts import Attempts, Job
 from naru.catalog import Catalog, Model
 from naru.catalog_source import CatalogSource
-from naru.client_stream import ClientStream
+from naru.client_stream import LAST_WORDS_S, ClientStream
 from naru.errors import InvalidRequestError, NaruError, PermissionDeniedError
 from naru.health import Health
 from naru.keys import Proven, read_authorization
@@ -139,11 +139,13 @@ class Completions:
             self._meters,
             started_s,
         )
-        allowed_s = self._stream_deadline_s if request.stream else self._json_deadline_s
+        allowed_s, patience_s = self._json_deadline_s, call.patience_s
+        if request.stream:
+            allowed_s, patience_s = self._stream_deadline_s, patience_s - LAST_WORDS_S
         job = Job(
             plan.route,
             account,
-            deadline_s=started_s + min(allowed_s, call.patience_s),
+            deadline_s=started_s + min(allowed_s, patience_s),
             begin_by_s=started_s + self._json_deadline_s,
             interactive=call.batch_id is None,
         )
