@@ -60,7 +60,13 @@ class Interleaving:
     @contextmanager
     def instead_of_threads(self, *modules: ModuleType) -> Iterator[None]:
         """Inside, the calls of these modules wait for `happen`, and no time passes in their pauses."""
-        shim = SimpleNamespace(to_thread=self.to_thread, gather=asyncio.gather, sleep=lambda _: asyncio.sleep(0))
+        shim = SimpleNamespace(
+            to_thread=self.to_thread,
+            gather=asyncio.gather,
+            wait=asyncio.wait,
+            create_task=asyncio.create_task,
+            sleep=lambda _: asyncio.sleep(0),
+        )
         with asyncio_replaced(shim, *modules):
             yield
 
@@ -103,6 +109,12 @@ class Interleaving:
         else:
             call.result.set_result(outcome)
         self._run()
+
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task, as its caller does who waits no longer; the calls that it waited for are not answered."""
+        task.cancel()
+        self._run()
+        self.waiting = [call for call in self.waiting if not call.result.done()]
 
     def finish(self, task: asyncio.Task[Any]) -> Any:
         """Let calls happen in the order in which they were made, until the task is done; its result."""

@@ -11,8 +11,8 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from local.idle_clock import idle_clock
 from local.simulated_model import BillRow, Config, Latency, SimulatedModel
 from naru import catalog, metrics
 from naru.catalog_source import CatalogSource
-from naru.completions import Call, Completions
+from naru.completions import Answer, Call, Completions
 from naru.health import Health
 from naru.ledger import Ledger, Row, from_item
 from naru.meter import Meters
@@ -137,7 +137,17 @@ class Gateway:
         """Until the provider has noticed, and billed, every client that left."""
         self.run(self.model.idle())
 
-    async def _ask(self, body: str, take: int | None) -> bytes:
+    def draw(self, body: str, reading: Callable[[AsyncGenerator[bytes, None]], Awaitable[None]]) -> None:
+        """Lets somebody read the stream that answers a request."""
+        self.run(self._draw(body, reading))
+
+    async def _draw(self, body: str, reading: Callable[[AsyncGenerator[bytes, None]], Awaitable[None]]) -> None:
+        async with self._answering(body) as answer:
+            assert not isinstance(answer.body, bytes)
+            await reading(answer.body)
+
+    @asynccontextmanager
+    async def _answering(self, body: str) -> AsyncIterator[Answer]:
         source = CatalogSource("", lambda: None)  # type: ignore[arg-type,return-value]
         if not self.catalog_file.exists():
             self.use_catalog()
@@ -160,6 +170,10 @@ class Gateway:
                 Call(request_id, f"Bearer {self.api_key}", body, patience_s=895, preference=self.preference)
             )
             self.headers = dict(answer.headers)
+            yield answer
+
+    async def _ask(self, body: str, take: int | None) -> bytes:
+        async with self._answering(body) as answer:
             if isinstance(answer.body, bytes):
                 return answer.body
             events = []

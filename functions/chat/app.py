@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,6 +29,8 @@ from naru.wire import compact_json
 
 # Left for the answer after a request has used up its time.
 _MARGIN_S = 5.0
+# Left for the accounting after a client has been given up that does not read.
+_ACCOUNTING_S = 20.0
 
 streaming_runtime.install()
 logger = Logger(service="naru", name="naru")
@@ -84,7 +87,8 @@ snapshot.around(before=warm_up, after=dynamodb.close)
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return app.handle(event, context)
+    ends_s = time.monotonic() + context.get_remaining_time_in_millis() / 1000
+    return {**app.handle(event, context), "send_until_s": ends_s - _ACCOUNTING_S}
 
 
 @app.post("/chat/completions")

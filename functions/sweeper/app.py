@@ -15,7 +15,7 @@ from naru import report_metrics
 from naru.composition import new_meters
 from naru.ledger import Ledger
 from naru.settings import Settings
-from naru.sweeper import Sweeper
+from naru.sweeper import Sweeper, SweepIncompleteError, Swept
 
 logger = Logger(service="naru", name="naru")
 settings = Settings.from_environment(os.environ)
@@ -29,8 +29,19 @@ sweeper = Sweeper(
 
 
 def lambda_handler(_event: dict[str, Any], _context: Any) -> dict[str, int]:
-    swept = asdict(asyncio.run(sweeper.sweep(now_ms=time.time_ns() // 10**6)))
-    logger.info("sweep", extra=swept)
-    if swept["unknown"]:
-        report_metrics.put("SweptUnknown", swept["unknown"])
-    return swept
+    """A lease that cannot be ended fails the invocation, which the alarm on failing schedules counts."""
+    try:
+        swept = asyncio.run(sweeper.sweep(now_ms=time.time_ns() // 10**6))
+    except SweepIncompleteError as incomplete:
+        tell(incomplete.swept)
+        raise
+    return tell(swept)
+
+
+def tell(swept: Swept) -> dict[str, int]:
+    """What the sweep did, for the log and the alarm."""
+    counts = asdict(swept)
+    logger.info("sweep", extra=counts)
+    if swept.unknown:
+        report_metrics.put("SweptUnknown", swept.unknown)
+    return counts

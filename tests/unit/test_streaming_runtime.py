@@ -343,3 +343,31 @@ def test_install_outside_lambda_changes_nothing() -> None:
     before = set(sys.modules)
     streaming_runtime.install()
     assert {name for name in set(sys.modules) - before if name.startswith("awslambdaric")} == set()
+
+
+def test_a_client_that_stops_reading_does_not_keep_the_body_from_its_end(tmp_path: Path) -> None:
+    """The accounting lives there, and the function would be killed first."""
+
+    async def never_read(_: Posted, request: Request, response: Response) -> None:
+        await request.disconnected.wait()
+        raise ClientGone
+
+    ended = tmp_path / "ended"
+    run(
+        tmp_path,
+        f"""
+        def body():
+            try:
+                for _ in range(200):
+                    yield bytes(1 << 20)
+                pathlib.Path({str(ended)!r}).write_text("drawn")
+            finally:
+                pathlib.Path({str(ended)!r} + ".closed").write_text("closed")
+
+        def lambda_handler(event, context):
+            return {{"statusCode": 200, "body": body(), "send_until_s": time.monotonic() + 0.5}}
+        """,
+        answer=never_read,
+    )
+    assert ended.read_text() == "drawn"
+    assert Path(f"{ended}.closed").read_text() == "closed"

@@ -6,6 +6,7 @@ a row would lose the cost for good. So where the row cannot be put, the leases s
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from naru.routing import Stop
 logger = logging.getLogger(__name__)
 
 _NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
+_CLOSING: set[asyncio.Task[None]] = set()
+"""A task that nobody refers to may be collected before it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,10 @@ class Account:
     """Since the last attempt."""
     why: str = ""
     """Of the next attempt; see :class:`~naru.ledger.Attempt`."""
+    at: Stop | None = None
+    """Where the request is, or was last."""
+    is_closed: bool = False
+    """Whether its end has been recorded, or is being."""
 
     def skip(self, stop: Stop, reason: str, retry_after_s: float) -> None:
         """A deployment is passed by, at no cost."""
@@ -87,7 +94,11 @@ class Account:
             self.first_token_s = time.monotonic() - self.started_s
 
     async def close_failed(self, stop: Stop, error: BaseException) -> None:
-        """Ends a request that got no answer."""
+        """Ends a request that got no answer, or whose answer was lost on the way to the client."""
+        if self.attempts and self.attempts[-1].result == "ok":
+            last = self.attempts.pop()
+            self.attempts.append(replace(last, result="interrupted", maybe_billed=True))
+            self.maybe_billed_pico_usd += stop.worst_case_pico_usd
         outcome: Outcome = "rejected" if isinstance(error, ProviderRejectedError) else "failed"
         code = error.code if isinstance(error, NaruError) else "internal_error"
         await self.close(stop, outcome=outcome, usage=None, error_code=code)
@@ -102,10 +113,20 @@ class Account:
     async def close_parts(
         self, parts: Sequence[Part], *, outcome: Outcome, source: UsageSource, error_code: str | None = None
     ) -> None:
-        """Puts the row and settles the meters. Never raises for the store's sake: the answer is there and paid for."""
+        """Puts the row and settles the meters. Never raises for the store's sake: the answer is there and paid for.
+
+        Whoever is cancelled while waiting for this does not keep it from being done.
+        """
+        self.is_closed = True
         row = self._row(parts, outcome, source, error_code)
-        facts = ledger_rows.facts(row) | ({"skipped": self.skipped} if self.skipped else {})
         metrics.count(row)
+        closing = asyncio.create_task(self._record(row, source))
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+        await asyncio.shield(closing)
+
+    async def _record(self, row: Row, source: UsageSource) -> None:
+        facts = ledger_rows.facts(row) | ({"skipped": self.skipped} if self.skipped else {})
         try:
             if not await self.ledger.put(row):
                 logger.error("request has a row already", extra=facts)

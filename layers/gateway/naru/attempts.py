@@ -26,6 +26,7 @@ from naru.errors import (
 )
 from naru.failures import AttemptFailedError
 from naru.health import Health, NotNowError, Permit
+from naru.meter import too_old
 from naru.retry import RetryPolicy
 from naru.routing import Going, Route, Stop
 from naru.upstream import EventStream, Upstream
@@ -84,7 +85,7 @@ class Attempts:
     async def answer(self, job: Job) -> Answered[dict[str, Any]]:
         """The JSON answer of the first deployment that gives one.
 
-        Raises :class:`~naru.errors.NaruError` when none does; the account is closed then.
+        Raises :class:`~naru.errors.NaruError` when none does; to close the account is the caller's.
         """
 
         async def send(stop: Stop) -> dict[str, Any]:
@@ -112,6 +113,9 @@ class Attempts:
             permit = await self._health.enter(stop.deployment.name, interactive=job.interactive)
         except NotNowError as not_now:
             job.account.skip(stop, not_now.reason, not_now.retry_after_s)
+            return None
+        if job.account.admission.age.is_over:
+            await self._health.leave(permit)
             return None
         job.account.why = going
         return await self._attempt(job, stop, permit, lambda stop: self._open(job, stop, job.remaining_s()))
@@ -143,6 +147,10 @@ class Attempts:
         uncounted = 0
         while True:
             stop, permit = await self._enter(job, failures)
+            if account.admission.age.is_over:
+                # The sweeper may have charged for it, or be about to.
+                await self._health.leave(permit)
+                raise too_old()
             account.why = "probe" if permit.probe else route.why(stop)
             route.called(stop)
             try:
@@ -162,17 +170,12 @@ class Attempts:
                     rng=self._rng,
                 )
                 if wait_s is None:
-                    error = _to_tell(failures)
-                    await account.close_failed(stop, error)
-                    raise error from failure
+                    raise _to_tell(failures) from failure
                 if (following := route.current()).called and failure.kind == "failure":
                     wait_s = max(wait_s, min(self._health.pause_s(following.deployment.name), job.silence_left_s()))
                 await _wait(account, wait_s)
                 # The others have called meanwhile too, and a breaker that has opened must be seen before the next call.
                 await self._health.refresh(route.deployments, max_age_s=_FRESH_S)
-            except BaseException as error:
-                await account.close_failed(stop, error)
-                raise
 
     def _may_retry(self, failure: AttemptFailedError) -> Callable[[str], bool]:
         if failure.kind == "overload":
@@ -184,7 +187,7 @@ class Attempts:
         """Somewhere to call now, and the right to. Who has waited longer asks more often."""
         queued_s = 0.0
         while True:
-            stop = job.route.current()
+            stop = job.account.at = job.route.current()
             try:
                 return stop, await self._health.enter(stop.deployment.name, interactive=job.interactive)
             except NotNowError as not_now:
@@ -194,14 +197,9 @@ class Attempts:
                     again_s /= 1 + queued_s / _AGE_S
                 wait_s = job.route.skip(reason=not_now.reason, retry_after_s=again_s, remaining_s=job.silence_left_s())
                 if wait_s is None:
-                    error = _to_tell(failures) if failures else _not_now(stop, not_now)
-                    await job.account.close_failed(stop, error)
-                    raise error from not_now
+                    raise (_to_tell(failures) if failures else _not_now(stop, not_now)) from not_now
                 queued_s += wait_s
                 await _wait(job.account, wait_s)
-            except BaseException as error:
-                await job.account.close_failed(stop, error)
-                raise
 
     async def _attempt(self, job: Job, stop: Stop, permit: Permit, send: Callable[[Stop], Awaitable[T]]) -> Answered[T]:
         since_s = time.monotonic()

@@ -1,9 +1,20 @@
-"""DynamoDB's typed values and Python's: whole numbers only, because money and tokens are."""
+"""DynamoDB's typed values and Python's. Numbers that Naru keeps are whole, because money and tokens are; what else an
+item holds, of a newer release or of a person's hand, is read all the same, and written back as it was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """A value that Naru does not keep, such as a fraction, in DynamoDB's form."""
+
+    kind: str
+    value: Any
 
 
 def to_attribute(value: Any) -> dict[str, Any]:
@@ -24,6 +35,10 @@ def to_attribute(value: Any) -> dict[str, Any]:
             return {"M": to_item(value)}
         case frozenset():
             return {"SS": sorted(value)}
+        case bytes():
+            return {"B": value}
+        case Verbatim():
+            return {value.kind: value.value}
         case _:
             raise TypeError(f"{type(value).__name__} is not kept in a table")
 
@@ -33,7 +48,9 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:
     ((kind, value),) = attribute.items()
     match kind:
         case "N":
-            return int(value)
+            return int(value) if value.lstrip("-").isdecimal() else Verbatim(kind, value)
+        case "S" | "BOOL" | "B":
+            return value
         case "L":
             return [from_attribute(part) for part in value]
         case "M":
@@ -41,7 +58,7 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:
         case "SS":
             return frozenset(value)
         case _:
-            return value
+            return Verbatim(kind, value)
 
 
 def to_item(values: Mapping[str, Any]) -> dict[str, Any]:

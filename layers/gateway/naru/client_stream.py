@@ -8,6 +8,7 @@ Where nobody can, it gets an error object in the stream and no ``[DONE]``: never
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,8 @@ from naru.upstream import EventStream
 logger = logging.getLogger(__name__)
 
 _DONE = b"[DONE]"
+LAST_WORDS_S = 10.0
+"""For what a provider had said before the request's time was over, but the client was too slow to take."""
 
 
 class ClientStream:
@@ -62,6 +65,10 @@ class ClientStream:
         """Who has been asked for the rest."""
         self._given_tokens = 0
         """Of the answer, in the prompt of the one that speaks now."""
+        self._last_words_until_s: float | None = None
+        """Since the client has used up the request's time: when the provider's connection is left, monotonic."""
+        self._held: list[bytes] = []
+        """What such a client gets when the row is written."""
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """What is sent, event by event. The row is written before the client can see the end."""
@@ -72,11 +79,9 @@ class ClientStream:
                 while True:
                     try:
                         while (data := await self._next()) is not None:
-                            forwarded = self._relay.read(data)
-                            if self._relay.has_content:
-                                account.token_came()
-                            if forwarded is not None:
-                                yield sse.encode_event(forwarded)
+                            if (event := self._read(data)) is not None:
+                                yield event
+                                self._allow_last_words()
                         break_ = await self._break(None)
                     except _BREAKS as broken:
                         break_ = await self._break(broken)
@@ -88,10 +93,13 @@ class ClientStream:
                         break
             except GeneratorExit:
                 # Whoever draws this has gone. The provider goes on, and bills; so hear it out.
+                self._allow_last_words()
                 error = await self._hear_out()
                 raise
         finally:
             usage = await self._close(error)
+        for event in self._held:
+            yield event
         if error is not None:
             facts = {"request_id": account.subject.request_id, "code": error.code, **error.log}
             logger.warning("stream cut", extra=facts)
@@ -103,8 +111,30 @@ class ClientStream:
 
     async def _next(self) -> bytes | None:
         events = self._source.result
-        data = await events.next(min(events.silence_s, max(0.0, self._job.remaining_s())))
+        left_s = self._job.remaining_s()
+        if self._last_words_until_s is not None:
+            left_s = self._last_words_until_s - time.monotonic()
+        data = await events.next(min(events.silence_s, max(0.0, left_s)))
         return None if data == _DONE else data
+
+    def _read(self, data: bytes) -> bytes | None:
+        """What the client gets now for an event of the provider's."""
+        forwarded = self._relay.read(data)
+        if self._relay.has_content:
+            self._job.account.token_came()
+        if forwarded is None:
+            return None
+        if self._last_words_until_s is not None:
+            self._held.append(sse.encode_event(forwarded))
+            return None
+        return sse.encode_event(forwarded)
+
+    def _allow_last_words(self) -> None:
+        """If the request's time ended while the client was reading, what has come meanwhile is still read: first of all,
+        so that its cost is known before the function ends.
+        """
+        if self._last_words_until_s is None and self._job.remaining_s() <= 0:
+            self._last_words_until_s = time.monotonic() + LAST_WORDS_S
 
     async def _hear_out(self) -> NaruError | None:
         try:
@@ -165,7 +195,6 @@ class ClientStream:
                 continue
             if following is None:
                 continue
-            await self._attempts.leave(broken)
             self._past.append(part)
             self._source = following
             self._given_tokens = part.usage.completion_tokens if going == "continue" else 0
@@ -176,22 +205,26 @@ class ClientStream:
                 CompletionCounter(stop.model.tokenizer),
                 Overlap(again, required=going == "restart"),
             )
+            await self._attempts.leave(broken)
             return True
         return False
 
     async def _close(self, error: NaruError | None) -> Usage:
         """The row, however the stream ended. The tokens of one that was cut are an estimate at best."""
         account, complete = self._job.account, self._relay.complete
-        if not complete and account.attempts[-1].result == "ok":
-            await self._attempts.cut(self._job, self._source, result="interrupted")
-        await self._attempts.leave(self._source)
         parts = [*self._past, self._part(cut=not complete)]
-        await account.close_parts(
-            parts,
-            outcome="completed" if complete else "truncated",
-            source="estimated" if any(part.usage.estimated for part in parts) else "reported",
-            error_code=None if complete else error.code if error else "internal_error",
-        )
+        try:
+            if not complete and account.attempts[-1].result == "ok":
+                await self._attempts.cut(self._job, self._source, result="interrupted")
+            await self._attempts.leave(self._source)
+        finally:
+            # Also when the request is cancelled meanwhile.
+            await account.close_parts(
+                parts,
+                outcome="completed" if complete else "truncated",
+                source="estimated" if any(part.usage.estimated for part in parts) else "reported",
+                error_code=None if complete else error.code if error else "internal_error",
+            )
         return total(parts)
 
     def _part(self, *, cut: bool) -> Part:

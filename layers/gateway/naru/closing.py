@@ -36,7 +36,7 @@ class Closing:
 
         Blocks. Raises :class:`~naru.errors.StoreUnavailableError`.
         """
-        arrivals = [arrived_at_ms(lease.request_id) for meter in self._shards() for lease in meter.leases()]
+        arrivals = [arrived_at_ms(request_id) for meter in self._shards() for request_id in meter.item["in_flight"]]
         return min([now_ms - MARGIN_MS, *arrivals])
 
     def _shards(self) -> list[Meter]:

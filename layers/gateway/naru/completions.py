@@ -20,7 +20,7 @@ from naru.accounting import Account, Subject
 from naru.attempts import Attempts, Job
 from naru.catalog import Catalog, Model
 from naru.catalog_source import CatalogSource
-from naru.client_stream import ClientStream
+from naru.client_stream import LAST_WORDS_S, ClientStream
 from naru.errors import InvalidRequestError, NaruError, PermissionDeniedError
 from naru.health import Health
 from naru.keys import Proven, read_authorization
@@ -122,9 +122,8 @@ class Completions:
             plan = await self._plan(call)
         except InvalidRequestError as error:
             await self.refuse(error, call.authorization)
-        # What is known about the providers is looked up while the meters decide.
-        admission, _ = await asyncio.gather(self._admit(call, plan), self._health.refresh(plan.route.deployments))
-        await self._keep_allowed(plan, admission)
+        admission = await self._admit(call, plan)
+        first = plan.route.current()
         request = plan.request
         account = Account(
             Subject(
@@ -140,18 +139,24 @@ class Completions:
             self._meters,
             started_s,
         )
-        allowed_s = self._stream_deadline_s if request.stream else self._json_deadline_s
+        allowed_s, patience_s = self._json_deadline_s, call.patience_s
+        if request.stream:
+            allowed_s, patience_s = self._stream_deadline_s, patience_s - LAST_WORDS_S
         job = Job(
             plan.route,
             account,
-            deadline_s=started_s + min(allowed_s, call.patience_s),
+            deadline_s=started_s + min(allowed_s, patience_s),
             begin_by_s=started_s + self._json_deadline_s,
             interactive=call.batch_id is None,
         )
         try:
             return await (self._stream(plan, job) if request.stream else self._answer(plan, job))
-        except NaruError as error:
-            error.headers = {**admission.headers, **error.headers}
+        except BaseException as error:
+            # Whatever it is: failed, refused, cancelled, or a defect of ours. A lease that is left is charged in full.
+            if not account.is_closed:
+                await account.close_failed(account.at or first, error)
+            if isinstance(error, NaruError):
+                error.headers = {**admission.headers, **error.headers}
             raise
 
     async def refuse(self, error: InvalidRequestError, authorization: str | Proven | None) -> NoReturn:
@@ -186,7 +191,9 @@ class Completions:
         return _Plan(body, request, catalog, model, route)
 
     async def _admit(self, call: Call, plan: _Plan) -> Admission:
-        return await self._meters.admit(
+        # What is known about the providers is looked up while the meters decide.
+        looking = asyncio.create_task(self._health.refresh(plan.route.deployments))
+        admission = await self._meters.admit(
             call.authorization,
             request_id=call.request_id,
             now_ms=_now_ms(),
@@ -196,19 +203,13 @@ class Completions:
             end_user=plan.request.end_user,
             batch_id=call.batch_id,
         )
-
-    async def _keep_allowed(self, plan: _Plan, admission: Admission) -> None:
-        """A fallback, too, must be a model that the key may use."""
-        if admission.models is None or plan.route.keep(admission.models):
-            return
-        await self._meters.release(admission)
-        error = PermissionDeniedError(
-            "The deployment that was asked for serves a model that this API key may not use.",
-            param="x-naru-deployment",
-            code="model_not_allowed",
-        )
-        error.headers = dict(admission.headers)
-        raise error
+        try:
+            await looking
+            _keep_allowed(plan, admission)
+        except BaseException:
+            await self._meters.release(admission)
+            raise
+        return admission
 
     async def _answer(self, plan: _Plan, job: Job) -> Answer:
         answered = await self._attempts.answer(job)
@@ -232,6 +233,19 @@ class Completions:
             estimate=plan.estimated_usage,
         )
         return Answer(body=stream.events(), headers=_headers(job, opened.stop))
+
+
+def _keep_allowed(plan: _Plan, admission: Admission) -> None:
+    """A fallback, too, must be a model that the key may use."""
+    if admission.models is None or plan.route.keep(admission.models):
+        return
+    error = PermissionDeniedError(
+        "The deployment that was asked for serves a model that this API key may not use.",
+        param="x-naru-deployment",
+        code="model_not_allowed",
+    )
+    error.headers = dict(admission.headers)
+    raise error
 
 
 def _headers(job: Job, stop: Stop) -> dict[str, str]:

@@ -149,7 +149,10 @@ class State:
         """The state that an item holds."""
         known = {each.name for each in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
-        kept["holders"] = {name: Holder(**holder) for name, holder in values.get("holders", {}).items()}
+        kept["holders"] = {
+            name: Holder(**{each.name: holder[each.name] for each in fields(Holder)})
+            for name, holder in values.get("holders", {}).items()
+        }
         return cls(**kept)
 
     def values(self) -> dict[str, Any]:

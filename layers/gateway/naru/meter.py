@@ -9,8 +9,10 @@ The order of writes, for every request::
     5  settle all of them with the row's cost
 
 Each admission is one conditional write with no read before it; see :mod:`naru.meter_state`. A process that dies
-leaves leases behind, and the sweeper ends them by what it finds: the organisation's lease says that the provider may
-have been called, the row says what it cost.
+leaves leases behind, and the sweeper ends them by what it finds: the leases of the key and the organisation together say
+that the provider may have been called, the row says what it cost. A process that lives leaves none: it releases what a
+request was given, or may have been given by a write whose answer was lost, and tries again with its next request what
+it could not release.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -33,7 +36,8 @@ from naru.keys import Proven, read_authorization, unknown_key
 from naru.meter_changes import Change, change_limits
 from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, expiry_s, new_item
 from naru.refusals import headers_of, refused
-from naru.request_ids import arrived_at_ms
+from naru.request_ids import Age, arrived_at_ms
+from naru.unended import Ending, Unended
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -42,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 ORGANISATION = "organisation"
 _TRIES = 200
+_PATIENCE_S = 2.0
+"""How long a request waits for leases to be released that it does not need. The release itself goes on."""
+_REMEMBERED_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Admission:
     key_id: str
     leases: tuple[tuple[str, Lease], ...]
     headers: Mapping[str, str]
+    age: Age
     models: frozenset[str] | None = None
     """Those that the key may use; None for all."""
 
@@ -100,6 +108,8 @@ class Meters:
         self._rng = rng or random.SystemRandom()
         self._on_spent = on_spent
         self._seen: dict[str, Meter] = {}
+        self._unended = Unended()
+        self._releasing: set[asyncio.Task[None]] = set()
 
     # ── Who is calling ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -151,6 +161,8 @@ class Meters:
         :class:`~naru.errors.StoreUnavailableError`; nothing is set aside then.
         """
         key_id, secret_hash = read_authorization(authorization)
+        age = Age(now_ms - arrived_at_ms(request_id))
+        await self._end_apart(self._unended.take(_REMEMBERED_AT_ONCE))
         demand = Demand(
             request_id=request_id,
             now_ms=now_ms,
@@ -159,38 +171,39 @@ class Meters:
             tokens=tokens,
         )
         of_key = replace(demand, secret_hash=secret_hash, model=model, batch_id=batch_id)
-        key, leased = await self._admit(f"key#{key_id}", of_key)
-        leases = [leased]
-        headers = headers_of(key, now_ms)
+        leases: list[tuple[str, Lease]] = []
+        headers: dict[str, str] = {}
         try:
+            key = await self._admit(f"key#{key_id}", of_key, leases)
+            headers = headers_of(key, now_ms)
             if end_user is not None and (limits := _user_limits(key)):
-                leases.append(await self._admit_user(key_id, end_user, limits, demand))
-            item = new_item(ORGANISATION, self._organisation)
-            leases.append((await self._admit(ORGANISATION, demand, absent=item))[1])
-        except NaruError as error:
-            error.headers = {**headers, **error.headers}
-            try:
-                await self._finish_all(leases, cost_pico_usd=0, tokens=0, refund_request=True)
-            except StoreUnavailableError as unreleased:
-                # The sweeper will find it: a lease without the organisation's was never spent.
-                logger.warning("lease not released", extra={"request_id": request_id, **unreleased.log})
+                await self._admit_user(key_id, end_user, limits, demand, leases)
+            await self._admit(ORGANISATION, demand, leases, absent=new_item(ORGANISATION, self._organisation))
+            if age.is_over:
+                raise too_old()
+        except (Exception, CancelledError) as error:
+            answered = isinstance(error, NaruError) and not isinstance(error, StoreUnavailableError)
+            if isinstance(error, NaruError):
+                error.headers = {**headers, **error.headers}
+            await self._end_apart(Ending.releasing(leases, doubtful=not answered))
             raise
         models = key.item.get("models")
-        return Admission(key_id, tuple(leases), headers, None if models is None else frozenset(models))
+        return Admission(key_id, tuple(leases), headers, age, None if models is None else frozenset(models))
 
-    async def _admit_user(self, key_id: str, end_user: str, limits: Limits, demand: Demand) -> tuple[str, Lease]:
+    async def _admit_user(
+        self, key_id: str, end_user: str, limits: Limits, demand: Demand, leases: list[tuple[str, Lease]]
+    ) -> None:
         """Admits on the meter of one end user, whose name is kept as a hash."""
         user = hashlib.sha256(end_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         item = new_item(f"user#{key_id}#{user}", limits, key_id=key_id, expires_s=expiry_s(demand.now_ms))
         try:
-            _, leased = await self._admit(item["meter"], demand, absent=item)
+            await self._admit(item["meter"], demand, leases, absent=item)
         except (QuotaExceededError, RateLimitedError):
             if not await self._follow(item["meter"], limits, demand.month):
                 raise
-            _, leased = await self._admit(item["meter"], demand, absent=item)
+            await self._admit(item["meter"], demand, leases, absent=item)
         else:
             await self._follow(item["meter"], limits, demand.month)
-        return leased
 
     async def _follow(self, meter_id: str, limits: Limits, month: str) -> bool:
         """Gives an end user's meter the limits that its key sets for users now; False if it has them."""
@@ -211,13 +224,14 @@ class Meters:
         """Ends the leases: ``cost_pico_usd`` is spent, the rest comes back. Settling again changes nothing.
 
         ``tokens`` are those the provider counted, None where it did not say. Raises
-        :class:`~naru.errors.StoreUnavailableError`; what is then left over is the sweeper's.
+        :class:`~naru.errors.StoreUnavailableError`; what is then left over is ended with the next request, or by the
+        sweeper.
         """
-        await self._finish_all(admission.leases, cost_pico_usd=cost_pico_usd, tokens=tokens)
+        await self.end([Ending(meter_id, lease, cost_pico_usd, tokens) for meter_id, lease in admission.leases])
 
     async def release(self, admission: Admission) -> None:
-        """Ends the leases of a request that reached no provider: everything comes back."""
-        await self._finish_all(admission.leases, cost_pico_usd=0, tokens=0, refund_request=True)
+        """Ends the leases of a request that reached no provider: everything comes back, now or with the next request."""
+        await self._end_apart(Ending.releasing(admission.leases))
 
     async def finish(
         self, meter_id: str, lease: Lease, *, cost_pico_usd: int, tokens: int | None, refund_request: bool = False
@@ -240,23 +254,63 @@ class Meters:
                 return True
         raise StoreUnavailableError("The gateway's meters are too busy.", log={"meter": meter_id})
 
-    async def _finish_all(
-        self, leases: tuple[tuple[str, Lease], ...] | list[tuple[str, Lease]], *, cost_pico_usd: int, tokens: int | None, refund_request: bool = False
-    ) -> None:  # fmt: skip
-        await asyncio.gather(
-            *(
-                self.finish(meter_id, lease, cost_pico_usd=cost_pico_usd, tokens=tokens, refund_request=refund_request)
-                for meter_id, lease in leases
+    async def end(self, endings: Sequence[Ending]) -> None:
+        """Ends leases, each on its own. Those that could not be ended are remembered.
+
+        Raises :class:`~naru.errors.StoreUnavailableError`, when all have been tried.
+        """
+        results = await asyncio.gather(*map(self._end_or_remember, endings), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _end_or_remember(self, ending: Ending) -> None:
+        left: Ending | None = ending
+        try:
+            was_there = await self.finish(
+                ending.meter_id,
+                ending.lease,
+                cost_pico_usd=ending.cost_pico_usd,
+                tokens=ending.tokens,
+                refund_request=ending.refund_request,
             )
-        )
+            # A lease that is not there yet may come after all, so it is looked for once more.
+            left = replace(ending, doubtful=False) if ending.doubtful and not was_there else None
+        finally:
+            if left is not None:
+                self._unended.add(left)
+
+    async def _end_apart(self, endings: Sequence[Ending]) -> None:
+        """Ends leases in a task of its own, which also goes on when the request is cancelled or has waited enough."""
+        if not endings:
+            return
+        task = asyncio.create_task(self._end_quietly(endings))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+        await asyncio.wait({task}, timeout=_PATIENCE_S)
+
+    async def _end_quietly(self, endings: Sequence[Ending]) -> None:
+        try:
+            await self.end(endings)
+        except StoreUnavailableError as error:
+            facts = {"request_id": endings[0].lease.request_id, "remembered": len(self._unended), **error.log}
+            logger.warning("leases not ended yet", extra=facts)
 
     async def _admit(
-        self, meter_id: str, demand: Demand, *, absent: dict[str, Any] | None = None
-    ) -> tuple[Meter, tuple[str, Lease]]:
-        """Admits on one shard of a meter; ``absent`` is the item to make where there is none."""
+        self,
+        meter_id: str,
+        demand: Demand,
+        leases: list[tuple[str, Lease]],
+        *,
+        absent: dict[str, Any] | None = None,
+    ) -> Meter:
+        """Admits on one shard of a meter; ``absent`` is the item to make where there is none.
+
+        The lease is in ``leases`` afterwards. When this raises, one may be there that is not known to have been written.
+        """
         for _ in range(_TRIES):
-            asked = await self._ask_shards(meter_id, demand, absent)
-            if isinstance(asked, tuple):
+            asked = await self._ask_shards(meter_id, demand, leases, absent)
+            if isinstance(asked, Meter):
                 return asked
             # A shard that refuses for another reason as well would refuse with all the budget there is.
             nothing = replace(demand, worst_pico_usd=-UNLIMITED)
@@ -269,8 +323,8 @@ class Meters:
         raise StoreUnavailableError("The gateway's meters are too busy. Try again.", log={"meter": meter_id})
 
     async def _ask_shards(
-        self, meter_id: str, demand: Demand, absent: dict[str, Any] | None
-    ) -> tuple[Meter, tuple[str, Lease]] | list[tuple[Meter, Refusal]]:
+        self, meter_id: str, demand: Demand, leases: list[tuple[str, Lease]], absent: dict[str, Any] | None
+    ) -> Meter | list[tuple[Meter, Refusal]]:
         """The shard that admits, or why none does; they are asked in turn, from a random one on."""
         known = self._seen.get(meter_id)
         shards = known.shards if known else 1
@@ -280,10 +334,11 @@ class Meters:
         while len(tried) < shards:
             shard = next(i % shards for i in range(first, first + shards) if i % shards not in tried)
             tried.add(shard)
-            result = await self._admit_shard(_shard_id(meter_id, shard), demand, None if shard else absent)
-            if isinstance(result[1], Lease):
-                return result[0], (result[0].id, result[1])
-            meter, refusal = result
+            meter, refusal = await self._admit_shard(
+                _shard_id(meter_id, shard), demand, leases, None if shard else absent
+            )
+            if refusal is None:
+                return meter
             if refusal.reason in {"unknown", "expired", "disabled", "model"}:
                 raise refused(meter, refusal, demand, self._zone)
             refusals.append((meter, refusal))
@@ -291,17 +346,20 @@ class Meters:
         return refusals
 
     async def _admit_shard(
-        self, shard_id: str, demand: Demand, absent: dict[str, Any] | None
-    ) -> tuple[Meter, Lease] | tuple[Meter, Refusal]:
+        self, shard_id: str, demand: Demand, leases: list[tuple[str, Lease]], absent: dict[str, Any] | None
+    ) -> tuple[Meter, Refusal | None]:
         meter = self._seen.get(shard_id)
         if meter is None or meter.refusal(demand):
             # No request is refused by a memory: ask for what is needed now, and let the meter say no.
             meter = _guess(shard_id, demand.month, demand.now_ms // SLOT_MS)
         for _ in range(_TRIES):
             lease, update = meter.admission(demand)
+            # From here on it may be there: the write may happen and its answer be lost.
+            leases.append((shard_id, lease))
             try:
-                return self._remember(await self._update(shard_id, update)), lease
+                return self._remember(await self._update(shard_id, update)), None
             except _ConditionFailedError as failed:
+                leases.pop()
                 if failed.item is None:
                     if absent is None:
                         raise unknown_key() from None
@@ -310,7 +368,8 @@ class Meters:
                 meter = self._remember(failed.item)
                 if (held := meter.item["in_flight"].get(demand.request_id)) is not None:
                     # Our own write, whose answer got lost on the way.
-                    return meter, Lease(demand.request_id, **held)
+                    leases.append((shard_id, Lease.from_values(demand.request_id, held)))
+                    return meter, None
                 if refusal := meter.refusal(demand):
                     return meter, refusal
         raise StoreUnavailableError("The gateway's meters are too busy. Try again.", log={"meter": shard_id})
@@ -446,6 +505,14 @@ class Meters:
             self._seen.clear()
         self._seen[meter.id] = meter
         return meter
+
+
+def too_old() -> StoreUnavailableError:
+    """The answer to a request that was stopped for so long that the sweeper may take it for dead."""
+    return StoreUnavailableError(
+        "This request was held up in the gateway for too long and was not sent to a model. Send it again.",
+        code="request_held_up",
+    )
 
 
 def _guess(meter_id: str, month: str, slot: int) -> Meter:

@@ -21,7 +21,7 @@ the counts of the old one, so it also requires that they are what it saw.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 UNLIMITED = 10**27
@@ -70,6 +70,15 @@ class Lease:
             "model": self.model,
             **({"batch_id": self.batch_id} if self.batch_id else {}),
         }
+
+    @classmethod
+    def from_values(cls, request_id: str, values: Mapping[str, Any]) -> Lease:
+        """As it was kept, perhaps by a newer release, whose attributes are passed over."""
+        known = {name: values[name] for name in _LEASE_FIELDS if name in values}
+        return cls(request_id=request_id, **known)
+
+
+_LEASE_FIELDS = tuple(each.name for each in fields(Lease) if each.name != "request_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class Meter:
 
     def leases(self) -> list[Lease]:
         """All requests in flight."""
-        return [Lease(request_id, **lease) for request_id, lease in self.item["in_flight"].items()]
+        return [Lease.from_values(request_id, lease) for request_id, lease in self.item["in_flight"].items()]
 
     def minute(self, now_ms: int) -> Minute:
         """What is left of the minute that ends now."""

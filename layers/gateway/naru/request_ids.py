@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
+
+MAX_AGE_MS = 15 * 60 * 1000
+"""A request that is older calls nobody any more. Lambda ends every request after 15 minutes; other hosts may not."""
 
 _PATTERN = re.compile(r"req_([0-9a-f]{12})[0-9a-f]{20}")
 
@@ -25,3 +29,23 @@ def arrived_at_ms(request_id: str) -> int:
     if not (match := _PATTERN.fullmatch(request_id)):
         raise ValueError("not a request id of Naru's")
     return int(match[1], 16)
+
+
+class Age:
+    """How old a request is, from ``age_ms`` at this moment on.
+
+    By two clocks, of which the later one counts: the wall's may be set back, and the monotonic one may stand still while
+    the machine does.
+    """
+
+    __slots__ = ("_age_ms", "_steady_s", "_wall_s")
+
+    def __init__(self, age_ms: int) -> None:
+        self._age_ms = age_ms
+        self._wall_s, self._steady_s = time.time(), time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is so old that the sweeper may take it for dead before it has been answered."""
+        passed_s = max(time.time() - self._wall_s, time.monotonic() - self._steady_s)
+        return self._age_ms + passed_s * 1000 > MAX_AGE_MS

@@ -5,7 +5,7 @@ data, with errors after the first byte in the trailers (AWS: "Using the Lambda r
 "Response streaming"). ``install`` teaches this to ``awslambdaric``, for handler results of the REST proxy's shape::
 
     {"statusCode": 200, "headers": {...}, "multiValueHeaders": {...}, "cookies": [...],
-     "body": str | bytes | iterator of bytes | None, "isBase64Encoded": bool}
+     "body": str | bytes | iterator of bytes | None, "isBase64Encoded": bool, "send_until_s": float}
 
 All of them, JSON included, because an integration that streams expects nothing else. Other results go the usual way.
 
@@ -13,7 +13,8 @@ All of them, JSON included, because an integration that streams expects nothing 
 - An exception after that ends the response with an error, so that the client sees a cut stream and not a clean end.
   Its text goes nowhere, for it may be the user's; its type and place are logged.
 - An iterator is always drawn to its end and closed, also when nobody takes the answer any more: the accounting of a
-  request lives there.
+  request lives there. For the same reason a client that does not read is given up at ``send_until_s`` (monotonic), which
+  should leave some time before the function is ended.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import base64
 import importlib
 import json
 import logging
+import math
 import os
 import socket
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +42,7 @@ _PRELUDE_KEYS = ("statusCode", "headers", "multiValueHeaders", "cookies")
 _PRELUDE_END = bytes(8)
 _ERROR_TYPE, _ERROR_BODY = "Lambda-Runtime-Function-Error-Type", "Lambda-Runtime-Function-Error-Body"
 _STACK_FRAMES = 20
+_LEAST_S = 0.001  # zero would mean: without waiting
 
 
 def install() -> None:
@@ -63,7 +67,8 @@ def install() -> None:
             return post(self, invoke_id, result_data, *args, **kwargs)
         # After the content type newer releases pass the id of this very attempt, which is to be echoed.
         invocation_id = kwargs.get("invocation_id", args[1] if len(args) > 1 else None)
-        return _post(result_data, _Connection(self.lambda_runtime_address, invoke_id, invocation_id))
+        connection = _Connection(self.lambda_runtime_address, invoke_id, invocation_id, result_data.send_until_s)
+        return _post(result_data, connection)
 
     marshaller.marshal_response = marshal_response
     client.post_invocation_result = post_invocation_result
@@ -76,6 +81,7 @@ class _Answer:
 
     first: bytes
     rest: Iterator[bytes]
+    send_until_s: float
 
     @classmethod
     def of(cls, result: dict[str, Any]) -> _Answer:
@@ -83,7 +89,8 @@ class _Answer:
         chunks = _chunks(body, is_base64=bool(result.get("isBase64Encoded")))
         try:
             prelude = json.dumps({key: result[key] for key in _PRELUDE_KEYS if result.get(key) is not None})
-            return cls(prelude.encode() + _PRELUDE_END + next(chunks, b""), chunks)
+            until_s = float(result.get("send_until_s", math.inf))
+            return cls(prelude.encode() + _PRELUDE_END + next(chunks, b""), chunks, until_s)
         except BaseException:
             _close(chunks)
             raise
@@ -138,8 +145,9 @@ class _Connection:
     A socket and no ``http.client``, which takes three times as long for a request whose every byte is known here.
     """
 
-    def __init__(self, address: str, invoke_id: str, invocation_id: str | None) -> None:
+    def __init__(self, address: str, invoke_id: str, invocation_id: str | None, send_until_s: float) -> None:
         self._address = address
+        self._send_until_s = send_until_s
         head = [
             f"POST /2018-06-01/runtime/invocation/{invoke_id}/response HTTP/1.1",
             f"Host: {address}",
@@ -181,6 +189,8 @@ class _Connection:
                 self._socket = socket.create_connection((host, int(port or 80)))
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 data = self._head + data
+            if self._send_until_s < math.inf:
+                self._socket.settimeout(max(_LEAST_S, self._send_until_s - time.monotonic()))
             self._socket.sendall(data)
         except OSError as error:
             self._give_up(error)
