@@ -3,8 +3,9 @@
 **Why bytes bound tokens.** A byte-level BPE (cl100k, o200k, HyperCLOVA X) starts from single bytes and only ever
 merges them; a SentencePiece model with byte fallback (Gemini) spends at most one token per byte of a character that it
 does not know. Neither can make more tokens than there are UTF-8 bytes. What can is text that the tokenizer rewrites
-first: Claude's last published tokenizer applied NFKC, in which one character of 3 bytes can become 18. So where no
-tokenizer is published, the larger of the text and its NFKC form counts. What a provider adds around text - role
+first: Claude's last published tokenizer applied NFKC, in which one character of 3 bytes can become 18 characters of 33.
+So where no tokenizer is published, the larger of the text and a bound on its normal forms counts. Normalizing the whole
+text would be exact and quadratic: see :func:`_normalized_bytes`. What a provider adds around text - role
 markers, separators, a dummy prefix - is covered by constants several times larger than any published figure. JSON
 counts with everything outside ASCII escaped, since some chat templates render tools that way.
 
@@ -93,6 +94,9 @@ _FAMILIES: dict[str, _Family] = {
 }
 
 _Kind = Literal["text", "json", "unknown", "image", "message", "part", "tool_call", "tools", "tool"]
+# Characters that no normal form changes or puts together with others in more bytes: ASCII, Hangul syllables, Han.
+_STEADY = re.compile(r"[\x00-\x7f\u4e00-\u9fff\uac00-\ud7a3]+")
+_PIECE_CHARS = 64 * 1024
 _NOT_HANGUL = re.compile(r"[^\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7a3\ud7b0-\ud7ff]+")
 _NOT_ALPHANUMERIC = re.compile("[^0-9A-Za-z]+")
 _NOT_SPACE = re.compile(r"\S+")
@@ -105,12 +109,15 @@ def upper_bound_prompt(body: Mapping[str, Any], tokenizer: Tokenizer, *, image_t
     """
     family = _FAMILIES[tokenizer]
     bound = _REQUEST_BOUND
+    # All texts at once: what is counted of them adds up, and a call for each of 100,000 small ones takes seconds.
+    texts: list[str] = []
+    values: list[Any] = []
     for kind, value in _walk(body):
         match kind:
             case "text":
-                bound += _text_bound(value, family)
+                texts.append(value)
             case "json":
-                bound += _json_bound(value, family)
+                values.append(value)
             case "unknown":
                 bound += _NO_BOUND
             case "image":
@@ -125,7 +132,7 @@ def upper_bound_prompt(body: Mapping[str, Any], tokenizer: Tokenizer, *, image_t
                 bound += _FIRST_TOOL_BOUND
             case "tool":
                 bound += _TOOL_BOUND
-    return bound
+    return bound + _text_bound("".join(texts), family) + (_json_bound(values, family) if values else 0)
 
 
 def upper_bound_completion(body: Mapping[str, Any], *, output_limit: int) -> int:
@@ -147,19 +154,23 @@ def estimate_prompt(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
     """About how many tokens a provider counts for the prompt; never more than :func:`upper_bound_prompt`."""
     family = _FAMILIES[tokenizer]
     milli = 1_000 * _REQUEST_ESTIMATE
+    texts: list[str] = []
+    values: list[Any] = []
     for kind, value in _walk(body):
         match kind:
             case "text":
-                milli += _milli_tokens(value, family)
+                texts.append(value)
             case "json" | "unknown":
-                milli += _milli_tokens(json.dumps(value, ensure_ascii=False, separators=(",", ":")), family)
+                values.append(value)
             case "image":
                 milli += 1_000 * _image_estimate(value, family)
             case "message":
                 milli += 1_000 * _MESSAGE_ESTIMATE
             case _:
                 pass  # their words are counted, their wrapping is small
-    return _up(milli)
+    if values:
+        texts.append(json.dumps(values, ensure_ascii=False, separators=(",", ":")))
+    return _up(milli + _milli_tokens("".join(texts), family))
 
 
 class CompletionCounter:
@@ -312,14 +323,30 @@ def _text_bound(text: str, family: _Family) -> int:
     if text.isascii():
         return len(text)
     bound = _utf8_bytes(text)
-    if family.rewrites and not unicodedata.is_normalized("NFKC", text):
-        bound = max(bound, _utf8_bytes(unicodedata.normalize("NFKC", text)))
-    return bound
+    return max(bound, _normalized_bytes(text)) if family.rewrites else bound
 
 
 def _json_bound(value: Any, family: _Family) -> int:
     bound = len(json.dumps(value))
     return max(bound, _text_bound(json.dumps(value, ensure_ascii=False), family)) if family.rewrites else bound
+
+
+def _normalized_bytes(text: str) -> int:
+    """At least the UTF-8 bytes of ``text`` in each of Unicode's four normal forms, in time that grows with its length.
+
+    Normalizing sorts the marks that follow a letter, which takes the square of their number, and a client decides how
+    many there are. So each character is decomposed by itself, kept apart from the next by a NUL, and nothing is sorted.
+    A composed form never has more bytes than the decomposed one: no character has more bytes than what it decomposes into
+    (tests/unit/test_tokens.py asks all of them). Hangul syllables count as they are, since whatever follows one, composing
+    puts it together again; the same is true of what is left out beside them.
+    """
+    rest = _STEADY.sub("", text)
+    bound = _utf8_bytes(text) - _utf8_bytes(rest)
+    for start in range(0, len(rest), _PIECE_CHARS):
+        piece = rest[start : start + _PIECE_CHARS]
+        apart = "\0".join(piece)
+        bound += max(_utf8_bytes(unicodedata.normalize(form, apart)) for form in ("NFD", "NFKD")) - len(piece) + 1
+    return bound
 
 
 def _utf8_bytes(text: str) -> int:
