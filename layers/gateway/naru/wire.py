@@ -34,6 +34,7 @@ MAX_METADATA = 64
 """OpenAI takes 16."""
 MAX_LOGIT_BIAS = 4_096
 _GZIP = b"\x1f\x8b"
+_NESTING = (dict, list)
 _PARAM_CHARS = 200
 _MOST_TOKENS = 10**9
 # One line and no tricks: it is shown to people in logs, reports and terminals. No control characters, no line or
@@ -396,17 +397,16 @@ def _sendable(value: Any) -> Any:
 
 def _is_too_deep(text: str, value: Any) -> bool:
     """Whether ``value``, read from ``text``, is nested deeper than :data:`MAX_DEPTH`."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+    if text.count("[") + text.count("{") <= MAX_DEPTH or not isinstance(value, _NESTING):
         return False  # nearly every request: nothing to walk
     level = [value]
     for _ in range(MAX_DEPTH):
-        children: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                children += item.values()
-            elif isinstance(item, list):
-                children += item
-        level = [child for child in children if isinstance(child, dict | list)]
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, _NESTING)
+        ]
         if not level:
             return False
     return True
