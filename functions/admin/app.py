@@ -14,7 +14,7 @@ from botocore.config import Config
 from naru import admin_api
 from naru.catalog_source import CatalogSource
 from naru.event_loop import EventLoop
-from naru.http_api import RestApi, raw_body
+from naru.http_api import RestApi, json_body
 from naru.key_store import KeyStore
 from naru.meter_store import MeterStore
 from naru.settings import Settings
@@ -43,7 +43,7 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 @app.post("/admin/keys")
 def create_key() -> Response[Any]:
     authenticate()
-    new = admin_api.parse_new_key(raw_body(app.current_event), loop.run(catalogs.current()), now_ms=now_ms())
+    new = admin_api.parse_new_key(json_body(app.current_event), loop.run(catalogs.current()), now_ms=now_ms())
     view, secret = loop.run(keys.create(new, now_ms=now_ms()))
     audit("created", view.key_id)
     return answer(admin_api.key_object(view, secret=secret), status=201)
@@ -65,7 +65,7 @@ def retrieve_key(key_id: str) -> Response[Any]:
 @app.patch("/admin/keys/<key_id>")
 def update_key(key_id: str) -> Response[Any]:
     authenticate()
-    changes = admin_api.parse_key_changes(raw_body(app.current_event), loop.run(catalogs.current()), now_ms=now_ms())
+    changes = admin_api.parse_key_changes(json_body(app.current_event), loop.run(catalogs.current()), now_ms=now_ms())
     view = loop.run(keys.update(key_id, changes, now_ms=now_ms()))
     audit("updated", key_id)
     return answer(admin_api.key_object(view))
@@ -82,7 +82,7 @@ def revoke_key(key_id: str) -> Response[Any]:
 @app.post("/admin/keys/<key_id>/rotate")
 def rotate_key(key_id: str) -> Response[Any]:
     authenticate()
-    overlap_s = admin_api.parse_rotation(raw_body(app.current_event))
+    overlap_s = admin_api.parse_rotation(json_body(app.current_event))
     view, secret = loop.run(keys.rotate(key_id, overlap_s=overlap_s, now_ms=now_ms()))
     audit("rotated", key_id)
     return answer(admin_api.key_object(view, secret=secret), status=201)
@@ -97,7 +97,7 @@ def retrieve_organization() -> Response[Any]:
 @app.patch("/admin/organization")
 def update_organization() -> Response[Any]:
     authenticate()
-    changes = admin_api.parse_organisation_changes(raw_body(app.current_event))
+    changes = admin_api.parse_organisation_changes(json_body(app.current_event))
     view = loop.run(keys.update_organisation(**changes, now_ms=now_ms()))
     audit("updated", "organisation")
     return answer(admin_api.organisation_object(view))

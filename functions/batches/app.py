@@ -21,7 +21,7 @@ from naru.catalog_source import CatalogSource
 from naru.event_loop import EventLoop
 from naru.file_store import FileStore
 from naru.files_api import Files
-from naru.http_api import RestApi, raw_body
+from naru.http_api import RestApi, json_body, raw_body
 from naru.meter import Meters
 from naru.objects import Objects
 from naru.wire import compact_json
@@ -108,7 +108,7 @@ def file_content(file_id: str) -> Response[Any]:
 
 @app.post("/uploads/presigned")
 def begin_upload() -> Response[Any]:
-    return answer(files.begin_upload(tenant(), raw_body(app.current_event)))
+    return answer(files.begin_upload(tenant(), json_body(app.current_event)))
 
 
 @app.post("/uploads/<upload_id>/complete")
@@ -120,7 +120,7 @@ def complete_upload(upload_id: str) -> Response[Any]:
 def create_batch() -> Response[Any]:
     key_id = tenant()
     catalog = loop.run(catalogs.current())
-    return answer(batches.create(key_id, raw_body(app.current_event), models=list(catalog.models)))
+    return answer(batches.create(key_id, json_body(app.current_event), models=list(catalog.models)))
 
 
 @app.get("/batches")

@@ -19,7 +19,7 @@ from naru.composition import new_completions, new_meters
 from naru.errors import InvalidRequestError
 from naru.event_loop import EventLoop
 from naru.health import Health
-from naru.http_api import RestApi, raw_body
+from naru.http_api import RestApi, body_chars, json_body
 from naru.idempotency import HEADER, Idempotency
 from naru.idempotency_records import Records
 from naru.preferences import preference
@@ -93,24 +93,27 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @app.post("/chat/completions")
 def create_chat_completion() -> Response[Any]:
-    request_id, authorization, body = app.exchange.request_id, app.authorization, raw_body(app.current_event)
-
+    request_id, authorization, event = app.exchange.request_id, app.authorization, app.current_event
+    header = event.headers.get(HEADER)
+    key = loop.run(completions.prove(authorization, body_chars=body_chars(event), always=header is not None))
     try:
-        wish = preference(app.current_event.headers)
+        wish = preference(event.headers)
+        body = json_body(event)
     except InvalidRequestError as error:
-        loop.run(completions.refuse(error, authorization))
+        loop.run(completions.refuse(error, authorization, key))
 
     async def create() -> Answer:
-        return await completions.create(Call(request_id, authorization, body, patience_s(), preference=wish))
+        return await completions.create(Call(request_id, authorization, body, patience_s(), preference=wish, key=key))
 
     answer = loop.run(
         idempotency.run(
-            header=app.current_event.headers.get(HEADER),
+            header=header,
             authorization=authorization,
             body=body,
             request_id=request_id,
             patience_s=patience_s(),
             produce=create,
+            key=key,
         )
     )
     content = (

@@ -17,7 +17,7 @@ from naru.api_keys import ALL_MODELS, NEVER_MS, KeyChanges, KeyView, MonthView, 
 from naru.catalog import Catalog
 from naru.errors import InvalidRequestError
 from naru.meter_state import UNLIMITED, Limits
-from naru.wire import parse_json_object
+from naru.wire import json_text, parse_json_object
 
 MAX_KEY_SHARDS = 16
 MAX_ORGANISATION_SHARDS = 64
@@ -93,7 +93,8 @@ class _Fields:
     """The fields of a body, parsed, under the names that the package has for them."""
 
     def __init__(self, text: str | bytes | None, *, allowed: Mapping[str, Parser], now_ms: int = 0) -> None:
-        if not text or not text.strip():
+        text = json_text(text)
+        if not text or text.isspace():
             raise InvalidRequestError("The request has no body. Send a JSON object with the fields to be set.")
         parse_json_object(text)  # finds what is not JSON, and says where
         body: dict[str, Any] = read_json(text)

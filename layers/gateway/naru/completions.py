@@ -25,17 +25,24 @@ from naru.errors import InvalidRequestError, NaruError, PermissionDeniedError
 from naru.health import Health
 from naru.keys import Proven, read_authorization
 from naru.ledger import Ledger
-from naru.meter import Admission, Meters
+from naru.meter import Admission, ApiKey, Meters
 from naru.preferences import Preference
 from naru.pricing import Usage
 from naru.retry import RetryPolicy
 from naru.routing import Route, Stop
 from naru.upstream import Upstream
 
+PROOF_CHARS = 4_096
+"""A longer body is not looked at before a read has proven its key. The admission of a shorter one is proof enough: to plan
+the worst body of this length takes about as long as that read (0.5 ms), and what grows with a body stays this small.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as it arrived. ``patience_s`` is how long the caller's own machinery lets it run."""
+    """A request as it arrived. ``patience_s`` is how long the caller's own machinery lets it run; ``key`` is whose it is,
+    where that has been proven.
+    """
 
     request_id: str
     authorization: str | Proven | None
@@ -43,6 +50,7 @@ class Call:
     patience_s: float
     batch_id: str | None = None
     preference: Preference | None = None
+    key: ApiKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +78,11 @@ class _Plan:
     def estimated_tokens(self) -> int:
         """What the request takes of a limit of tokens per minute, until the provider has counted."""
         limit = self.request.output_limit or self.model.default_output_tokens
-        return tokens.estimate_prompt(self.body, self.model.tokenizer) + limit * self.choices
+        return self.route.prompt.estimate(self.model.tokenizer) + limit * self.choices
 
     def estimated_usage(self, stop: Stop, counter: tokens.CompletionCounter) -> Usage:
         return Usage(
-            prompt_tokens=tokens.estimate_prompt(self.body, stop.model.tokenizer),
+            prompt_tokens=self.route.prompt.estimate(stop.model.tokenizer),
             completion_tokens=counter.completion_tokens,
             reasoning_tokens=counter.reasoning_tokens,
             estimated=True,
@@ -116,12 +124,17 @@ class Completions:
         Raises :class:`~naru.errors.NaruError`. A stream that fails after its first event tells the client in-band.
         """
         started_s = time.monotonic()
-        read_authorization(call.authorization)  # a stranger must not make us parse megabytes
+        routes = call.preference is not None and call.preference.is_routing
+        key = call.key or await self.prove(call.authorization, body_chars=len(call.body or ""), always=routes)
+        if routes and key is not None and not key.may_route:
+            raise PermissionDeniedError(
+                "This key may not choose how a request is routed. Leave the header x-naru-strategy or x-naru-deployment "
+                "out, or ask the operator for a key made with --may-route.",
+            )
         try:
-            await self._may_prefer(call)
             plan = await self._plan(call)
         except InvalidRequestError as error:
-            await self.refuse(error, call.authorization)
+            await self.refuse(error, call.authorization, key)
         admission = await self._admit(call, plan)
         first = plan.route.current()
         request = plan.request
@@ -159,21 +172,27 @@ class Completions:
                 error.headers = {**admission.headers, **error.headers}
             raise
 
-    async def refuse(self, error: InvalidRequestError, authorization: str | Proven | None) -> NoReturn:
-        """Raises the error: strangers learn that they are strangers, the rest what was wrong and where their limits stand."""
-        key = await self._meters.authenticate(authorization, now_ms=_now_ms())
-        error.headers = dict(key.headers)
-        raise error
+    async def prove(
+        self, authorization: str | Proven | None, *, body_chars: int, always: bool = False
+    ) -> ApiKey | None:
+        """The key, proven by one read before anything is done that grows with the body: a stranger must not make us parse
+        megabytes. None where the body is short (:data:`PROOF_CHARS`) or the key was proven before, unless ``always``.
 
-    async def _may_prefer(self, call: Call) -> None:
-        if call.preference is None or not call.preference.is_routing:
-            return
-        key = await self._meters.authenticate(call.authorization, now_ms=_now_ms())
-        if not key.may_route:
-            raise PermissionDeniedError(
-                "This key may not choose how a request is routed. Leave the header x-naru-strategy or x-naru-deployment "
-                "out, or ask the operator for a key made with --may-route.",
-            )
+        Raises :class:`~naru.errors.AuthenticationError`, :class:`~naru.errors.PermissionDeniedError` and
+        :class:`~naru.errors.StoreUnavailableError`.
+        """
+        read_authorization(authorization)
+        if not always and (body_chars <= PROOF_CHARS or isinstance(authorization, Proven)):
+            return None
+        return await self._meters.authenticate(authorization, now_ms=_now_ms())
+
+    async def refuse(
+        self, error: InvalidRequestError, authorization: str | Proven | None, key: ApiKey | None = None
+    ) -> NoReturn:
+        """Raises the error: strangers learn that they are strangers, the rest what was wrong and where their limits stand."""
+        key = key or await self._meters.authenticate(authorization, now_ms=_now_ms())
+        error.headers = {**key.headers, **error.headers}
+        raise error
 
     async def _plan(self, call: Call) -> _Plan:
         body, request = wire.parse_chat_request(call.body)

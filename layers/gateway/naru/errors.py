@@ -3,6 +3,7 @@
 NaruError                          what a client is told: HTTP status, OpenAI type, code, param, advice
 ├── InvalidRequestError       400  the request is not what the API takes; ``param`` names the field
 │   ├── RequestTooLargeError  413
+│   ├── UnsupportedMediaTypeError  415  the body is compressed or encoded in a way that is not read here
 │   ├── ModelNotFoundError    404
 │   ├── ApiKeyNotFoundError   404
 │   ├── NotFoundError         404  no such file or batch, or not this key's
@@ -88,6 +89,11 @@ class InvalidRequestError(NaruError):
 class RequestTooLargeError(InvalidRequestError):
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    status = 415
+    code = "unsupported_media_type"
 
 
 class ModelNotFoundError(InvalidRequestError):

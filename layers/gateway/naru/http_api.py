@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,26 @@ from typing import Any
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
 
-from naru.errors import NaruError, UnknownPathError
+from naru.errors import (
+    InvalidRequestError,
+    NaruError,
+    RequestTooLargeError,
+    UnknownPathError,
+    UnsupportedMediaTypeError,
+)
 from naru.request_ids import new_request_id
 from naru.tracebacks import without_texts
-from naru.wire import compact_json
+from naru.wire import MAX_BODY_BYTES, compact_json
 
 logger = logging.getLogger(__name__)
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+_MAX_MEMBERS = 16  # each copies what follows it
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+_FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 _HEADER_LIST = re.compile(r"[A-Za-z0-9-]+(, ?[A-Za-z0-9-]+)*")
 _USUAL_HEADERS = "authorization, content-type"
 _SHOWN_TO_BROWSERS = (
@@ -34,9 +45,108 @@ _SHOWN_TO_BROWSERS = (
 )
 
 
+def body_chars(event: APIGatewayProxyEvent) -> int:
+    """How many characters a body may have once it is decompressed. Nothing of it is looked at."""
+    return MAX_BODY_BYTES if _codings(event) else len(event.body or "")
+
+
 def raw_body(event: APIGatewayProxyEvent) -> str | bytes | None:
-    """The body as it was sent; what is not text comes in base64 and is handed on as bytes."""
-    return base64.b64decode(event.body) if event.body and event.is_base64_encoded else event.body
+    """The body as it was before it was compressed; what is not text comes in base64 and is handed on as bytes.
+
+    Raises :class:`~naru.errors.UnsupportedMediaTypeError` for codings other than gzip and deflate,
+    :class:`~naru.errors.RequestTooLargeError` for a body that is larger than :data:`~naru.wire.MAX_BODY_BYTES` without
+    them, and :class:`~naru.errors.InvalidRequestError` for one that cannot be decompressed.
+    """
+    body = event.body
+    if body and event.is_base64_encoded:
+        return _decompressed(base64.b64decode(body), _codings(event))
+    if body and (coding := _codings(event)):
+        _known(coding)
+        # API Gateway decompresses what it can, and a text that was compressed when it got here has lost bytes.
+        if "\x1f" in body[:2] or "\ufffd" in body[:16]:
+            raise InvalidRequestError(
+                f"The request body is compressed ({coding[0]}) and lost bytes on its way, since something before the gateway "
+                "took it for text. Send it without Content-Encoding."
+            )
+    return body
+
+
+def json_body(event: APIGatewayProxyEvent) -> str | bytes | None:
+    """A body that is to be JSON, whatever its Content-Type says: clients forget it.
+
+    Raises what :func:`raw_body` raises, and :class:`~naru.errors.UnsupportedMediaTypeError` for a form and for text in a
+    charset other than UTF-8.
+    """
+    body = raw_body(event)
+    media_type, _, parameters = (event.headers.get("content-type") or "").lower().partition(";")
+    if body and media_type.strip() in _FORMS and not _looks_like_json(body):
+        raise UnsupportedMediaTypeError(
+            f"The request body is a form ({media_type.strip()}). Send a JSON object, with 'Content-Type: application/json'."
+        )
+    charset = re.search(r"charset\s*=\s*\"?([a-z0-9_:.-]{1,40})", parameters)
+    if body and charset and charset[1] not in _CHARSETS and not body.isascii():
+        raise UnsupportedMediaTypeError(
+            f"JSON is sent in UTF-8, and the Content-Type says '{charset[1]}'. Send the text in UTF-8."
+        )
+    return body
+
+
+def _codings(event: APIGatewayProxyEvent) -> list[str]:
+    """Of the header Content-Encoding, in the order in which they were applied (RFC 9110, 8.4)."""
+    given = event.headers.get("content-encoding") or ""
+    return [name for part in given.lower().split(",") if (name := part.strip()) and name != "identity"]
+
+
+def _known(codings: list[str]) -> None:
+    if len(codings) > 1 or codings[0] not in _CODINGS:
+        error = UnsupportedMediaTypeError(
+            f"Content-Encoding '{', '.join(codings)[:64]}' is not supported. Compress the body with gzip or deflate, once, "
+            "or send it as it is."
+        )
+        error.headers = {"Accept-Encoding": "gzip, deflate, identity"}
+        raise error
+
+
+def _decompressed(body: bytes, codings: list[str]) -> bytes:
+    if not codings:
+        return body
+    _known(codings)
+    if _looks_like_json(body):
+        return body  # decompressed on its way, by a proxy that left the header
+    try:
+        return _inflated(body)
+    except zlib.error:
+        raise InvalidRequestError(
+            f"The request body is not {codings[0]}, as its Content-Encoding says. Send it as it is, or compressed whole."
+        ) from None
+
+
+def _inflated(body: bytes) -> bytes:
+    """Of gzip (also of several members), zlib, or bare deflate, which some send under that name. Raises zlib.error."""
+    is_zlib = body[0] & 15 == zlib.DEFLATED and int.from_bytes(body[:2], "big") % 31 == 0
+    is_bare = not is_zlib and not body.startswith(b"\x1f\x8b")
+    pieces: list[bytes] = []
+    left = MAX_BODY_BYTES
+    while body:
+        if len(pieces) == _MAX_MEMBERS:
+            raise zlib.error("it has too many members")
+        stream = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)
+        piece = stream.decompress(body, left + 1)
+        left -= len(piece)
+        if left < 0:
+            raise RequestTooLargeError(
+                f"The request body is larger than {MAX_BODY_BYTES // 2**20} MiB when it is decompressed. Send less."
+            )
+        if not stream.eof:
+            raise zlib.error("it ends too early")
+        pieces.append(piece)
+        body = stream.unused_data
+    return b"".join(pieces)
+
+
+def _looks_like_json(body: str | bytes) -> bool:
+    start = body[:64].encode("utf-8", "surrogatepass") if isinstance(body, str) else body[:64]
+    return start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in {b"{", b"["}
 
 
 @dataclass(frozen=True, slots=True)

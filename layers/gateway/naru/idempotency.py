@@ -46,7 +46,7 @@ from naru.errors import (
     StoreUnavailableError,
 )
 from naru.idempotency_records import Claim, KeptAnswer, LostAnswerError, Record, Records
-from naru.meter import Meters
+from naru.meter import ApiKey, Meters
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +92,11 @@ class Idempotency:
         request_id: str,
         patience_s: float,
         produce: Callable[[], Awaitable[Answer]],
+        key: ApiKey | None = None,
     ) -> Answer:
         """What ``produce`` answers, or has answered before; without a header it is just called.
 
-        ``patience_s`` is how long the caller lets all of it take. ``produce`` may be called after some of that has
+        ``key`` is whose request it is, where that has been proven. ``patience_s`` is how long the caller lets all of it take. ``produce`` may be called after some of that has
         passed. A stream is kept when it has been drawn to ``[DONE]``, or closed: then the rest of it is drawn first.
 
         Raises what ``produce`` raises, :class:`~naru.errors.IdempotencyKeyReusedError`,
@@ -105,7 +106,7 @@ class Idempotency:
         if header is None:
             return await produce()
         # Before anything is claimed, waited for or given out: an API key's id alone is no secret.
-        key = await self._meters.authenticate(authorization)
+        key = key or await self._meters.authenticate(authorization)
         try:
             name = _record_name(key.key_id, header)
             claim = Claim(name, _sha256(body or b""), request_id, self._now_ms())

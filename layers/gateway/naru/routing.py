@@ -79,6 +79,8 @@ class Route:
         asked = catalog.model(name)
         self._name = name
         self._body = body
+        self.prompt = tokens.Prompt(body)
+        """What its tokens are counted from."""
         self._stops: list[Stop] = []
         self._failures: dict[str, int] = {}
         self._queued_s = 0.0
@@ -90,8 +92,8 @@ class Route:
             model = catalog.model(model_name)
             stops = [
                 stop
-                for stop in _stops(model, model_name, body, output_limit, refusals)
-                if model_name == name or _fits(stop, body)
+                for stop in _stops(model, model_name, body, self.prompt, output_limit=output_limit, refusals=refusals)
+                if model_name == name or _fits(stop, self.prompt)
             ]
             self._stops += _ordered(stops, preference.strategy or model.strategy, latency_s, rng)
             if not self._stops:
@@ -163,7 +165,7 @@ class Route:
                     limit -= said_tokens
                 if limit < 1:
                     continue
-                bound = _prompt_bound(body, stop.model)
+                bound = _prompt_bound(tokens.Prompt(body), stop.model)
                 try:
                     rest = _new_stop(
                         stop.model_name, stop.model, stop.deployment, body, output_limit=limit, prompt_bound=bound
@@ -246,10 +248,16 @@ class Route:
 
 
 def _stops(
-    model: Model, name: str, body: Mapping[str, Any], output_limit: int | None, refusals: list[InvalidRequestError]
+    model: Model,
+    name: str,
+    body: Mapping[str, Any],
+    prompt: tokens.Prompt,
+    *,
+    output_limit: int | None,
+    refusals: list[InvalidRequestError],
 ) -> Iterator[Stop]:
     limit = output_limit or model.default_output_tokens
-    bound = _prompt_bound(body, model)
+    bound = _prompt_bound(prompt, model)
     for deployment in model.deployments:
         try:
             yield _new_stop(name, model, deployment, body, output_limit=limit, prompt_bound=bound)
@@ -271,12 +279,12 @@ def _new_stop(
     return Stop(name, model, deployment, translated, output_limit, worst_case_pico_usd)
 
 
-def _prompt_bound(body: Mapping[str, Any], model: Model) -> int:
-    return tokens.upper_bound_prompt(body, model.tokenizer, image_tokens=model.image_tokens)
+def _prompt_bound(prompt: tokens.Prompt, model: Model) -> int:
+    return prompt.upper_bound(model.tokenizer, image_tokens=model.image_tokens)
 
 
-def _fits(stop: Stop, body: Mapping[str, Any]) -> bool:
-    return tokens.estimate_prompt(body, stop.model.tokenizer) <= stop.deployment.context_tokens
+def _fits(stop: Stop, prompt: tokens.Prompt) -> bool:
+    return prompt.estimate(stop.model.tokenizer) <= stop.deployment.context_tokens
 
 
 def _ordered(

@@ -3,8 +3,9 @@
 **Why bytes bound tokens.** A byte-level BPE (cl100k, o200k, HyperCLOVA X) starts from single bytes and only ever
 merges them; a SentencePiece model with byte fallback (Gemini) spends at most one token per byte of a character that it
 does not know. Neither can make more tokens than there are UTF-8 bytes. What can is text that the tokenizer rewrites
-first: Claude's last published tokenizer applied NFKC, in which one character of 3 bytes can become 18. So where no
-tokenizer is published, the larger of the text and its NFKC form counts. What a provider adds around text - role
+first: Claude's last published tokenizer applied NFKC, in which one character of 3 bytes can become 18 characters of 33.
+So where no tokenizer is published, the larger of the text and a bound on its normal forms counts. Normalizing the whole
+text would be exact and quadratic: see :func:`_normalized_bytes`. What a provider adds around text - role
 markers, separators, a dummy prefix - is covered by constants several times larger than any published figure. JSON
 counts with everything outside ASCII escaped, since some chat templates render tools that way.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,39 +95,90 @@ _FAMILIES: dict[str, _Family] = {
 }
 
 _Kind = Literal["text", "json", "unknown", "image", "message", "part", "tool_call", "tools", "tool"]
+# Characters that no normal form changes or puts together with others in more bytes: ASCII, Hangul syllables, Han.
+_STEADY = re.compile(r"[\x00-\x7f\u4e00-\u9fff\uac00-\ud7a3]+")
+_PIECE_CHARS = 64 * 1024
+_BOUNDS: dict[_Kind, int] = {
+    "message": _MESSAGE_BOUND,
+    "part": _PART_BOUND,
+    "tool_call": _TOOL_CALL_BOUND,
+    "tools": _FIRST_TOOL_BOUND,
+    "tool": _TOOL_BOUND,
+}
 _NOT_HANGUL = re.compile(r"[^\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7a3\ud7b0-\ud7ff]+")
 _NOT_ALPHANUMERIC = re.compile("[^0-9A-Za-z]+")
 _NOT_SPACE = re.compile(r"\S+")
 
 
-def upper_bound_prompt(body: Mapping[str, Any], tokenizer: Tokenizer, *, image_tokens: int | None = None) -> int:
-    """The most prompt tokens that a chat request can be billed for.
+class Prompt:
+    """Everything in a request that a provider may turn into prompt tokens, walked through once.
 
-    ``image_tokens`` replaces the family's bound for one image, where more is known about the model.
+    A request is counted for each model that may serve it, and twice where it may be too long for one. All of its texts
+    are counted as one text, and all of its JSON as one array: what is counted of them adds up, and a call for each of
+    100,000 small ones takes seconds.
     """
-    family = _FAMILIES[tokenizer]
-    bound = _REQUEST_BOUND
-    for kind, value in _walk(body):
-        match kind:
-            case "text":
-                bound += _text_bound(value, family)
-            case "json":
-                bound += _json_bound(value, family)
-            case "unknown":
-                bound += _NO_BOUND
-            case "image":
-                bound += _image_bound(value, family) if image_tokens is None else image_tokens
-            case "message":
-                bound += _MESSAGE_BOUND
-            case "part":
-                bound += _PART_BOUND
-            case "tool_call":
-                bound += _TOOL_CALL_BOUND
-            case "tools":
-                bound += _FIRST_TOOL_BOUND
-            case "tool":
-                bound += _TOOL_BOUND
-    return bound
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        texts: list[str] = []
+        self._values: list[Any] = []
+        self._unknown: list[Any] = []
+        self._images: list[Any] = []
+        self._counts: Counter[_Kind] = Counter()
+        for kind, value in _walk(body):
+            match kind:
+                case "text":
+                    texts.append(value)
+                case "json":
+                    self._values.append(value)
+                case "unknown":
+                    self._unknown.append(value)
+                case "image":
+                    self._images.append(value)
+                case _:
+                    self._counts[kind] += 1
+        self._text = "".join(texts)
+        self._bounds: dict[Tokenizer, int] = {}
+        self._estimates: dict[Tokenizer, int] = {}
+
+    def upper_bound(self, tokenizer: Tokenizer, *, image_tokens: int | None = None) -> int:
+        """The most prompt tokens that the request can be billed for.
+
+        ``image_tokens`` replaces the family's bound for one image, where more is known about the model.
+        """
+        family = _FAMILIES[tokenizer]
+        if (words := self._bounds.get(tokenizer)) is None:
+            words = _text_bound(self._text, family) + (_json_bound(self._values, family) if self._values else 0)
+            self._bounds[tokenizer] = words
+        bound = _REQUEST_BOUND + words + _NO_BOUND * len(self._unknown)
+        if image_tokens is None:
+            bound += sum(_image_bound(image, family) for image in self._images)
+        else:
+            bound += image_tokens * len(self._images)
+        return bound + sum(_BOUNDS[kind] * count for kind, count in self._counts.items())
+
+    def estimate(self, tokenizer: Tokenizer) -> int:
+        """About how many tokens a provider counts for the prompt; never more than :meth:`upper_bound`."""
+        if (known := self._estimates.get(tokenizer)) is not None:
+            return known
+        family = _FAMILIES[tokenizer]
+        milli = _milli_tokens(self._text, family)
+        if values := [*self._values, *self._unknown]:
+            milli += _milli_tokens(json.dumps(values, ensure_ascii=False, separators=(",", ":")), family)
+        # Of parts and tools the words are counted; their wrapping is small.
+        tokens = _REQUEST_ESTIMATE + _MESSAGE_ESTIMATE * self._counts["message"]
+        tokens += sum(_image_estimate(image, family) for image in self._images)
+        self._estimates[tokenizer] = estimated = _up(milli + 1_000 * tokens)
+        return estimated
+
+
+def upper_bound_prompt(body: Mapping[str, Any], tokenizer: Tokenizer, *, image_tokens: int | None = None) -> int:
+    """:meth:`Prompt.upper_bound` of a chat request."""
+    return Prompt(body).upper_bound(tokenizer, image_tokens=image_tokens)
+
+
+def estimate_prompt(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
+    """:meth:`Prompt.estimate` of a chat request."""
+    return Prompt(body).estimate(tokenizer)
 
 
 def upper_bound_completion(body: Mapping[str, Any], *, output_limit: int) -> int:
@@ -141,25 +194,6 @@ def upper_bound_completion(body: Mapping[str, Any], *, output_limit: int) -> int
 def estimate(text: str, tokenizer: Tokenizer) -> int:
     """About how many tokens ``text`` is, rounded up; never more than its UTF-8 bytes."""
     return _up(_milli_tokens(text, _FAMILIES[tokenizer]))
-
-
-def estimate_prompt(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
-    """About how many tokens a provider counts for the prompt; never more than :func:`upper_bound_prompt`."""
-    family = _FAMILIES[tokenizer]
-    milli = 1_000 * _REQUEST_ESTIMATE
-    for kind, value in _walk(body):
-        match kind:
-            case "text":
-                milli += _milli_tokens(value, family)
-            case "json" | "unknown":
-                milli += _milli_tokens(json.dumps(value, ensure_ascii=False, separators=(",", ":")), family)
-            case "image":
-                milli += 1_000 * _image_estimate(value, family)
-            case "message":
-                milli += 1_000 * _MESSAGE_ESTIMATE
-            case _:
-                pass  # their words are counted, their wrapping is small
-    return _up(milli)
 
 
 class CompletionCounter:
@@ -312,14 +346,30 @@ def _text_bound(text: str, family: _Family) -> int:
     if text.isascii():
         return len(text)
     bound = _utf8_bytes(text)
-    if family.rewrites and not unicodedata.is_normalized("NFKC", text):
-        bound = max(bound, _utf8_bytes(unicodedata.normalize("NFKC", text)))
-    return bound
+    return max(bound, _normalized_bytes(text)) if family.rewrites else bound
 
 
 def _json_bound(value: Any, family: _Family) -> int:
     bound = len(json.dumps(value))
     return max(bound, _text_bound(json.dumps(value, ensure_ascii=False), family)) if family.rewrites else bound
+
+
+def _normalized_bytes(text: str) -> int:
+    """At least the UTF-8 bytes of ``text`` in each of Unicode's four normal forms, in time that grows with its length.
+
+    Normalizing sorts the marks that follow a letter, which takes the square of their number, and a client decides how
+    many there are. So each character is decomposed by itself, kept apart from the next by a NUL, and nothing is sorted.
+    A composed form never has more bytes than the decomposed one: no character has more bytes than what it decomposes into
+    (tests/unit/test_tokens.py asks all of them). Hangul syllables count as they are, since whatever follows one, composing
+    puts it together again; the same is true of what is left out beside them.
+    """
+    rest = _STEADY.sub("", text)
+    bound = _utf8_bytes(text) - _utf8_bytes(rest)
+    for start in range(0, len(rest), _PIECE_CHARS):
+        piece = rest[start : start + _PIECE_CHARS]
+        apart = "\0".join(piece)
+        bound += max(_utf8_bytes(unicodedata.normalize(form, apart)) for form in ("NFD", "NFKD")) - len(piece) + 1
+    return bound
 
 
 def _utf8_bytes(text: str) -> int:

@@ -11,13 +11,30 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from naru.errors import InvalidRequestError
 from naru.pricing import Usage
 
 MAX_DEPTH = 128
 """Of objects and arrays inside each other. Python's own limit depends on its release and on how deep the caller stands."""
+MAX_BODY_BYTES = 6 * 2**20
+"""Of a request once it is decompressed: what Lambda takes of one that was never compressed."""
+MAX_FIELDS = 256
+"""Of a request, and of one message. OpenAI documents about 40."""
+MAX_MESSAGES = 4_096
+"""OpenAI takes 2,048."""
+MAX_PARTS = 4_096
+"""Of all messages together: parts of their content, and tool calls."""
+MAX_TOOLS = 1_024
+"""OpenAI takes 128."""
+MAX_STOPS = 16
+"""OpenAI takes 4."""
+MAX_METADATA = 64
+"""OpenAI takes 16."""
+MAX_LOGIT_BIAS = 4_096
+_GZIP = b"\x1f\x8b"
+_NESTING = (dict, list)
 _PARAM_CHARS = 200
 _MOST_TOKENS = 10**9
 # One line and no tricks: it is shown to people in logs, reports and terminals. No control characters, no line or
@@ -65,13 +82,13 @@ _Part = Annotated[
 # The tag of last resort takes neither: its error says what was expected.
 _TextOrParts = Annotated[
     Annotated[str, Tag("~text")]
-    | Annotated[Annotated[list[_Part], Field(min_length=1)], Tag("~list")]
+    | Annotated[Annotated[list[_Part], Field(min_length=1, fail_fast=True)], Tag("~list")]
     | Annotated[Annotated[str, Field(description="a string or an array of content parts")], Tag("~other")],
     Discriminator(_kind),
 ]
 _Stop = Annotated[
     Annotated[str, Tag("~text")]
-    | Annotated[Annotated[list[str], Field(max_length=16)], Tag("~list")]
+    | Annotated[Annotated[list[str], Field(max_length=MAX_STOPS, fail_fast=True)], Tag("~list")]
     | Annotated[str, Tag("~other")],
     Discriminator(_kind),
 ]
@@ -91,7 +108,7 @@ class _Message(_Open):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: _TextOrParts | None = None
     name: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: Annotated[list[_ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
 
 
@@ -117,7 +134,7 @@ class ChatRequest(_Open):
     """The fields of ``POST /chat/completions`` that Naru reads or that every provider checks alike."""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[_Message], Field(min_length=1), FailFast()]
+    messages: Annotated[list[_Message], Field(min_length=1, fail_fast=True)]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = None
@@ -132,7 +149,7 @@ class ChatRequest(_Open):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     logit_bias: dict[str, float] | None = None
-    tools: list[_Tool] | None = None
+    tools: Annotated[list[_Tool], Field(fail_fast=True)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     response_format: _ResponseFormat | None = None
@@ -168,6 +185,7 @@ def parse_chat_request(text: str | bytes | None) -> tuple[dict[str, Any], ChatRe
     Raises :class:`~naru.errors.InvalidRequestError`; ``param`` names the field, ``messages[0].content`` for one.
     """
     body = parse_json_object(text)
+    _refuse_too_many(body)
     try:
         request = _CHAT_REQUEST.validate_python(body)
     except ValidationError as error:
@@ -184,7 +202,8 @@ def parse_json_object(text: str | bytes | None) -> dict[str, Any]:
 
     Raises :class:`~naru.errors.InvalidRequestError` for anything else, NaN and lone surrogates included.
     """
-    if not text or not text.strip():
+    text = json_text(text)
+    if not text or text.isspace():
         raise InvalidRequestError("The request has no body. Send a JSON object with 'model' and 'messages'.")
     try:
         # Python reads NaN and Infinity; JSON has neither, and the provider would answer with a riddle.
@@ -199,16 +218,106 @@ def parse_json_object(text: str | bytes | None) -> dict[str, Any]:
             "The request holds half of a surrogate pair (\\ud800 to \\udfff), which is not text. Cut strings between "
             "characters, not between UTF-16 units."
         ) from None
-    except UnicodeDecodeError:
-        raise InvalidRequestError("The request body is not UTF-8.") from None
     except RecursionError:
         raise InvalidRequestError(
             f"The request body is nested too deeply: more than {MAX_DEPTH} objects and arrays inside each other."
         ) from None
-    except ValueError as error:
-        where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InvalidRequestError(f"The request body is not valid JSON{where}: check quotes and commas.") from None
-    raise InvalidRequestError('The request body must be a JSON object, such as {"model": …, "messages": […]}.')
+    except json.JSONDecodeError as error:
+        raise InvalidRequestError(_what_is_no_json(error)) from None
+    except ValueError:
+        raise InvalidRequestError(
+            "The request body is not valid JSON: it has NaN, Infinity, or a number too large or with too many digits to be "
+            "read."
+        ) from None
+    kind = _JSON_NAMES.get(type(body), "null")
+    raise InvalidRequestError(
+        f'The request body must be a JSON object, such as {{"model": …, "messages": […]}}, and not {kind}.'
+    )
+
+
+def json_text(body: str | bytes | None) -> str:
+    """A body as text, without a byte order mark.
+
+    Raises :class:`~naru.errors.InvalidRequestError` for what is not UTF-8, in which JSON is sent (RFC 8259, 8.1).
+    """
+    if isinstance(body, bytes):
+        if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in body[:4]:
+            raise _not_utf8("It looks like UTF-16 or UTF-32.")
+        if body.startswith(_GZIP):
+            raise InvalidRequestError(
+                "The request body is compressed with gzip, and no header says so. Send 'Content-Encoding: gzip'."
+            )
+        try:
+            body = body.decode()
+        except UnicodeDecodeError as error:
+            raise _not_utf8(f"Byte {error.start} cannot be read.") from None
+    text = (body or "").removeprefix("\ufeff")
+    if "\x00" in text[:4]:
+        raise _not_utf8("It looks like UTF-16 or UTF-32.")
+    return text
+
+
+def _not_utf8(what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"The request body is not UTF-8. {what} Send JSON in UTF-8.")
+
+
+def _what_is_no_json(error: json.JSONDecodeError) -> str:
+    """Where the text stops being JSON, and the usual reasons. Python's own words differ from release to release."""
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if before.endswith(",") and rest[:1] in {"}", "]"}:
+        what = f"there is a comma before the closing '{rest[0]}'"
+    elif rest[:1] == "," and rest[1:].lstrip()[:1] in {"}", "]"}:  # where Python 3.13 sees it
+        what = f"there is a comma before the closing '{rest[1:].lstrip()[0]}'"
+    elif not rest:
+        what = "it ends before its last bracket is closed"
+    elif rest[0] == "'":
+        what = "strings and names take double quotes"
+    else:
+        what = "check quotes and commas"
+    return f"The request body is not valid JSON at line {error.lineno}, column {error.colno}: {what}."
+
+
+def _refuse_too_many(body: dict[str, Any]) -> None:
+    """Raises for more of anything than is looked at: each item costs time, whether it is right or wrong."""
+    _at_most(MAX_FIELDS, None, body)
+    for name, most in (("metadata", MAX_METADATA), ("logit_bias", MAX_LOGIT_BIAS), ("tools", MAX_TOOLS), ("functions", MAX_TOOLS), ("stop", MAX_STOPS), ("messages", MAX_MESSAGES)):  # fmt: skip
+        _at_most(most, name, body.get(name))
+    messages = body.get("messages")
+    parts = 0
+    for i, message in enumerate(messages if isinstance(messages, list) else ()):
+        if not isinstance(message, dict):
+            continue
+        _at_most(MAX_FIELDS, f"messages[{i}]", message)
+        for name in ("content", "tool_calls"):
+            if isinstance(value := message.get(name), list):
+                parts += len(value)
+                if parts > MAX_PARTS:
+                    raise InvalidRequestError(
+                        f"Invalid 'messages[{i}].{name}': array too long. All messages together may have {MAX_PARTS} "
+                        "content parts and tool calls.",
+                        param=f"messages[{i}].{name}",
+                        code="array_above_max_length",
+                    )
+
+
+def _at_most(most: int, param: str | None, value: Any) -> None:
+    """Raises for an array or object that has more items, in OpenAI's words."""
+    if not isinstance(value, list | dict) or len(value) <= most:
+        return
+    if isinstance(value, list):
+        raise InvalidRequestError(
+            f"Invalid '{param}': array too long. Expected an array with maximum length {most}, but got an array with "
+            f"length {len(value)} instead.",
+            param=param,
+            code="array_above_max_length",
+        )
+    what = f"'{param}'" if param else "request"
+    raise InvalidRequestError(
+        f"Invalid {what}: too many properties. Expected an object with at most {most} "
+        f"properties, but got an object with {len(value)} properties instead.",
+        param=param,
+        code="object_above_max_properties",
+    )
 
 
 def parse_usage(value: Any) -> Usage | None:
@@ -286,20 +395,18 @@ def _sendable(value: Any) -> Any:
     return [_sendable(part) for part in value] if isinstance(value, list) else value
 
 
-def _is_too_deep(text: str | bytes, value: Any) -> bool:
+def _is_too_deep(text: str, value: Any) -> bool:
     """Whether ``value``, read from ``text``, is nested deeper than :data:`MAX_DEPTH`."""
-    brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
-    if brackets <= MAX_DEPTH:
+    if text.count("[") + text.count("{") <= MAX_DEPTH or not isinstance(value, _NESTING):
         return False  # nearly every request: nothing to walk
     level = [value]
     for _ in range(MAX_DEPTH):
-        children: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                children += item.values()
-            elif isinstance(item, list):
-                children += item
-        level = [child for child in children if isinstance(child, dict | list)]
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, _NESTING)
+        ]
         if not level:
             return False
     return True
