@@ -159,12 +159,17 @@ def handlers(model: ThreadedModel) -> Iterator[Handlers]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         stack.enter_context(mock_aws())
         variables = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
-        own = TEMPLATE["Resources"]["ChatFunction"]["Properties"].get("Environment", {}).get("Variables", {})
-        for name, value in {**variables, **own}.items():
+        for function in ("Chat", "Batches", "Usage"):
+            own = TEMPLATE["Resources"][f"{function}Function"]["Properties"].get("Environment", {}).get("Variables", {})
+            variables = variables | own
+        for name, value in variables.items():
             patch.setenv(name, _value(value))
         urls = {"holysheep": model.openai_url, "clovastudio": model.clova_url}
         patch.setenv("NARU_PROVIDER_BASE_URLS", json.dumps(urls))
         patch.setenv("NARU_ANSWERS_BUCKET", "answers")
+        patch.setenv("NARU_FILES_BUCKET", "files")
+        for name in ("NARU_BATCH_TOPIC", "NARU_ALERTS_TOPIC"):
+            patch.setenv(name, "arn:aws:sns:ap-northeast-2:123456789012:topic")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", REGION)
@@ -177,13 +182,15 @@ def handlers(model: ThreadedModel) -> Iterator[Handlers]:
                 dynamodb.create_table(TableName=name, **{key: properties[key] for key in wanted if key in properties})
         boto3.client("secretsmanager").create_secret(Name="ProviderKeys", SecretString=json.dumps(PROVIDER_KEYS))
         region = {"LocationConstraint": REGION}
-        boto3.client("s3").create_bucket(Bucket="answers", CreateBucketConfiguration=region)  # type: ignore[arg-type]
+        for bucket in ("answers", "files"):
+            boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration=region)  # type: ignore[arg-type]
+        patch.setenv("NARU_BATCH_QUEUE_URL", boto3.client("sqs").create_queue(QueueName="batches")["QueueUrl"])
         key_id, api_key = put_key(dynamodb, limits=Limits(rpm=10_000), name="app", tags={}, created_at_ms=0)
         admin, admin_key = new_admin_key_item("admin", now_ms=0)
         dynamodb.put_item(TableName="MeterTable", Item=to_item(admin))
         printed = io.StringIO()
         with redirect_stdout(printed), redirect_stderr(printed):
-            modules = {name: _load(name) for name in ("chat", "admin")}
+            modules = {name: _load(name) for name in ("chat", "admin", "usage", "batches")}
         modules["chat"].completions._attempts._retry = RetryPolicy(base_s=0.001)
         (log,) = (each for each in logging.getLogger("naru").handlers if isinstance(each, logging.StreamHandler))
         before = log.setStream(printed) or printed

@@ -343,20 +343,79 @@ def test_a_page_after_a_time_to_come_is_the_first_one(time: str) -> None:
     assert [each["request_id"] for each in page["data"]] == [newest.request_id]
 
 
-def test_a_page_that_looks_through_many_rows_says_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage_api, "_EXAMINED_ROWS", 50)
-    rows = [row(at_ms("2026-11-21 00:00:00") + minute * 60_000) for minute in range(120)]
-    rows.append(row(at_ms("2026-11-20 00:00:00"), key_id="key_b"))
-    usage, now_ms = usage_of(LedgerModel(SEOUL, rows)), at_ms("2026-11-22 12:00:00")
-    pages, after = [], None
-    while True:
-        query = {"key": ["key_b"], **({"after": [after]} if after else {})}
-        page = usage_api.requests_list(usage, usage_query.parse_requests(query, SEOUL, now_ms=now_ms), ACCOUNTS, now_ms=now_ms)  # fmt: skip
-        pages.append([each["key_id"] for each in page["data"]])
-        after = page["last_id"]
-        if not page["has_more"]:
-            break
-    assert pages == [[], [], ["key_b"]]
+def pages_of(usage: Any, query: dict[str, str], *, key_id: str | None, now_ms: int) -> list[dict[str, Any]]:
+    """All pages of a list of requests, one after the other."""
+    pages: list[dict[str, Any]] = []
+    after: dict[str, str] = {}
+    while not pages or pages[-1]["has_more"]:
+        given = {name: [value] for name, value in (query | after).items()}
+        asked = usage_query.parse_requests(given, SEOUL, now_ms=now_ms).seen_by(key_id)
+        pages.append(usage_api.requests_list(usage, asked, ACCOUNTS, now_ms=now_ms))
+        after = {"after": pages[-1]["last_id"]}
+        assert len(pages) < 50
+    return pages
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": "1"}, {"limit": "5"}, {"limit": "3", "model": "fast"}, {"end_user": "u1"}, {"end_user": "nobody"}, {"batch": "true"}],
+)  # fmt: skip
+def test_no_page_of_a_key_depends_on_the_rows_of_others(query: dict[str, str], seed: int, *, rolled_up: bool) -> None:
+    rng = random.Random(seed)
+    begin_ms, now_ms = at_ms("2026-10-01 00:00:00"), at_ms("2026-11-22 12:00:00")
+    times = [rng.randrange(begin_ms, now_ms - 600_000) for _ in range(60)]
+    mine = [each for each in (any_row(at, rng) for at in times) if each.key_id == "key_a"]
+    others = [each for each in (any_row(rng.choice(times) + rng.randrange(-90_000_000, 1000), rng) for _ in range(900)) if each.key_id != "key_a"]  # fmt: skip
+    pages = []
+    for rows in (mine, mine + others):
+        usage = usage_of(LedgerModel(SEOUL, rows, page=30))
+        if rolled_up:
+            usage.store.note("rolled", "hours", until_ms=begin_ms)
+            usage.catch_up(now_ms=now_ms)
+        pages.append(pages_of(usage, {"start": "2026-10-01", **query}, key_id="key_a", now_ms=now_ms))
+    assert pages[0] == pages[1]
+    wanted = [
+        each for each in mine
+        if query.get("model", each.model_served) == each.model_served
+        and query.get("end_user", each.end_user) == each.end_user
+        and ("batch" not in query or each.batch_id)
+    ]  # fmt: skip
+    found = [each["request_id"] for page in pages[1] for each in page["data"]]
+    assert found == sorted((each.request_id for each in wanted), reverse=True)
+
+
+def test_of_others_only_what_shares_an_hour_is_looked_at() -> None:
+    """A page of a quiet key costs what its own hours cost, however busy the others are."""
+    begin_ms, now_ms = at_ms("2026-11-01 00:00:00"), at_ms("2026-11-22 12:00:00")
+    rows = [row(at, key_id="key_b") for at in range(begin_ms, now_ms - 600_000, 1_800_000)]
+    rows.append(row(at_ms("2026-11-03 10:20:00"), key_id="key_a"))
+    ledger = LedgerModel(SEOUL, rows)
+    usage = usage_of(ledger)
+    usage.store.note("rolled", "hours", until_ms=begin_ms)
+    usage.catch_up(now_ms=now_ms)
+    ledger.read = ledger.queries = 0
+    page = usage_api.requests_list(
+        usage, usage_query.parse_requests({"key": ["key_a"]}, SEOUL, now_ms=now_ms), ACCOUNTS, now_ms=now_ms
+    )
+    assert [each["at_ms"] for each in page["data"]] == [at_ms("2026-11-03 10:20:00")]
+    assert page["has_more"] is False
+    # Tomorrow, today and its one hour: eight shards each.
+    assert ledger.queries <= 3 * 8 + 8
+    assert ledger.read <= 24 + 3
+
+
+def test_a_page_ends_after_some_days_in_which_nothing_matches() -> None:
+    """The end user is not in the roll-ups: each day of the key has to be read, and a page reads ten."""
+    rows = [row(at_ms(f"2026-11-{day:02} 10:00:00"), end_user="u1" if day == 2 else "u2") for day in range(1, 21)]
+    now_ms = at_ms("2026-11-22 12:00:00")
+    usage = usage_of(LedgerModel(SEOUL, rows))
+    usage.store.note("rolled", "hours", until_ms=at_ms("2026-11-01 00:00:00"))
+    usage.catch_up(now_ms=now_ms)
+    pages = pages_of(usage, {"end_user": "u1"}, key_id=None, now_ms=now_ms)
+    assert [len(page["data"]) for page in pages] == [0, 1]
+    assert pages[0]["last_id"] == f"req_{at_ms('2026-11-11 00:00:00'):012x}{'0' * 20}"
 
 
 def test_openais_pages_go_on_where_they_stopped() -> None:

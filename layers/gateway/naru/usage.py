@@ -87,7 +87,7 @@ class Usage:
         first, last = business_day(start_ms, self.zone), business_day(end_ms - 1, self.zone)
         # What is to come has no rows, and nobody is asked for them.
         closed_ms = self.closing.closed_until_ms(now_ms)
-        whole_days = {} if hourly else self._rolled_days(first, last)
+        whole_days = {} if hourly else self.rolled_days(first, last)
         buckets = []
         for day in days_between(first, last):
             begin, end = max(start_ms, day_start_ms(day, self.zone)), min(end_ms, day_end_ms(day, self.zone))
@@ -114,7 +114,8 @@ class Usage:
             self._closed[day] = tally
         return tally
 
-    def _rolled_days(self, first: date, last: date) -> dict[date, Tally]:
+    def rolled_days(self, first: date, last: date) -> dict[date, Tally]:
+        """The roll-ups of days, of the months from the one of the first day to that of the last."""
         found: dict[date, Tally] = {}
         month = first_of_month(first)
         while month <= last:
