@@ -309,3 +309,74 @@ def test_nothing_that_a_tenant_is_shown_depends_on_another_one(
     for reply in ask(theirs).values():
         text = json.dumps(reply)
         assert not [value for field, value in theirs.items() if field != "their_key" and value in text]
+
+
+# ── What spends nothing ────────────────────────────────────────────────────────────────────────────────────
+
+READS = [
+    ("usage", "GET", "/usage"),
+    ("usage", "GET", "/usage/requests"),
+    ("usage", "GET", "/usage/summary"),
+    ("usage", "GET", "/usage/reports/yesterday"),
+    ("usage", "GET", "/organization/costs"),
+    ("usage", "GET", "/organization/usage/completions"),
+    ("batches", "GET", "/files"),
+    ("batches", "GET", "/files/file-0"),
+    ("batches", "GET", "/batches"),
+    ("batches", "GET", "/batches/batch_0"),
+    ("batches", "GET", "/batches/batch_0/results"),
+    ("batches", "POST", "/batches/batch_0/cancel"),
+    ("batches", "DELETE", "/files/file-0"),
+    ("batches", "POST", "/files"),
+    ("batches", "POST", "/uploads/presigned"),
+    ("batches", "POST", "/batches"),
+]
+
+
+@pytest.mark.parametrize(("function", "method", "path"), READS)
+def test_a_key_with_one_request_a_minute_does_not_read_without_end(
+    gateway: Handlers, monkeypatch: pytest.MonkeyPatch, function: str, method: str, path: str
+) -> None:
+    """Good or bad, each call counts; another key and a stranger are not in its way."""
+    monkeypatch.setattr(gateway.modules[function].limits, "per_minute", 30)
+    begin = Exchange.begin
+    monkeypatch.setattr(Exchange, "begin", lambda: replace(begin(), arrived_at_ms=NOW_MS))
+    _, secret = gateway.new_key(rpm=1)
+    _, other = gateway.new_key(rpm=1)
+    stranger = f"sk-naru-{'z' * 12}-{'A' * 43}"
+    statuses = [gateway.send(function, method, path, key=secret).status for _ in range(30)]
+    assert 429 not in statuses[:3]
+    refused = gateway.send(function, method, path, key=secret)
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert gateway.send(function, method, path, key=other).status != 429
+    assert gateway.send(function, method, path, key=stranger).status == 401
+    assert "zzzzzzzzzzzz" not in gateway.stored()
+
+
+def test_uploads_that_are_not_completed_are_bounded(gateway: Handlers) -> None:
+    _, secret = gateway.new_key(rpm=1)
+    upload = {"filename": "a.jsonl", "bytes": 200 * 10**6, "purpose": "batch"}
+    replies = [gateway.send("batches", "POST", "/uploads/presigned", upload, key=secret) for _ in range(30)]
+    assert [reply.status for reply in replies] == [200] * 10 + [429] * 20
+    assert int(replies[-1].headers["retry-after"]) > 60
+    # One is given up: its URL holds for an hour, and so does its place.
+    file_id = replies[0].json()["id"]
+    assert gateway.send("batches", "DELETE", f"/files/{file_id}", key=secret).json()["deleted"] is True
+    assert gateway.send("batches", "POST", f"/uploads/{file_id}/complete", key=secret).status == 404
+    assert gateway.send("batches", "POST", "/uploads/presigned", upload, key=secret).status == 429
+    # One is completed.
+    small = {**upload, "bytes": 3}
+    _, other = gateway.new_key()
+    ids = [gateway.send("batches", "POST", "/uploads/presigned", small, key=other).json()["id"] for _ in range(50)]
+    assert gateway.send("batches", "POST", "/uploads/presigned", small, key=other).status == 429
+    objects = gateway.modules["batches"].objects
+    name = gateway.modules["batches"].files.find(gateway_key(other), ids[0], pending=True).object_name
+    objects.put(name, b"{}\n")
+    assert gateway.send("batches", "POST", f"/uploads/{ids[0]}/complete", key=other).status == 200
+    assert gateway.send("batches", "POST", "/uploads/presigned", small, key=other).status == 200
+
+
+def gateway_key(secret: str) -> str:
+    """The id of a key, of its secret."""
+    return f"key_{secret[8:20]}"
