@@ -20,7 +20,9 @@ def uploads() -> PendingUploads:
     return PendingUploads(model_of("BatchTable"), "BatchTable")
 
 
-def begun(pending: PendingUploads, count: int, size_bytes: int, *, key_id: str = KEY, now_s: int = NOW_S, prefix: str = "") -> int:
+def begun(
+    pending: PendingUploads, count: int, size_bytes: int, *, key_id: str = KEY, now_s: int = NOW_S, prefix: str = ""
+) -> int:
     """How many of so many are let in."""
     done = 0
     for number in range(count):

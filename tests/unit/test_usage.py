@@ -24,6 +24,7 @@ from naru.errors import InvalidRequestError
 from naru.ledger import Row
 from naru.periods import Hour, day_end_ms, day_start_ms, days_between, month_of
 from naru.report import Terms, daily_report, monthly_report
+from naru.tally import Tally
 from naru.tally_codec import encode
 from naru.usage_summary import summary
 from tests.usage_world import NEW_YORK, SEOUL, ClosingModel, LedgerModel, StoreModel, any_row, at_ms, row, usage_of
@@ -430,6 +431,103 @@ def test_openais_pages_go_on_where_they_stopped() -> None:
             break
         query["page"] = [page["next_page"]]
     assert found == list(range(1, 21))
+
+
+class CountedStore(StoreModel):
+    """Counts what is read of roll-ups."""
+
+    reads = 0
+
+    def tallies(self, about: str) -> dict[str, Tally]:
+        self.reads += 1
+        return super().tallies(about)
+
+    def notes(self, about: str) -> dict[str, dict[str, Any]]:
+        self.reads += 1
+        return super().notes(about)
+
+
+ALMOST_EMPTY = ("2026-11-21 10:00:00", "2026-11-21 10:20:00", "2026-06-03 23:59:59", "2026-03-01 00:00:00")
+
+
+def almost_empty(*, now_ms: int, runs: int) -> tuple[Any, LedgerModel, CountedStore]:
+    """A gateway with four requests, after so many runs of the alerts function."""
+    ledger, store = LedgerModel(SEOUL, [row(at_ms(text), end_user="u") for text in ALMOST_EMPTY]), CountedStore()
+    usage = usage_of(ledger, store=store)
+    for _ in range(runs):
+        usage.catch_up(now_ms=now_ms)
+        usage.fill_back(now_ms=now_ms)
+    ledger.queries = store.reads = 0
+    return usage, ledger, store
+
+
+@pytest.mark.parametrize(
+    ("query", "requests", "most_reads"),
+    [
+        ({"start": "2025-10-25"}, 4, 16),
+        ({"start": "2025-10-25", "group_by": "day,key,model"}, 4, 16),
+        ({"start": "2025-10-25", "group_by": "end_user"}, 4, 16),
+        ({"start": "2025-10-25T00:00:01+09:00", "end": "2026-11-20T10:00:00.001+09:00"}, 2, 16),
+        ({"start": "2026-05-01", "end": "2026-06-30", "group_by": "hour"}, 1, 6),
+        ({"start": "2026-01-01", "end": "2026-03-01", "group_by": "hour"}, 1, 6),
+        ({"start": "2024-01-01", "end": "2024-12-31"}, 0, 14),
+        ({"start": "2001-01-01", "end": "2002-02-01"}, 0, 16),
+        ({"start": "2001-01-01", "end": "2001-02-01", "group_by": "hour"}, 0, 4),
+        ({"start": "2027-01-01", "end": "2028-01-01"}, 0, 14),
+    ],
+)
+def test_days_without_rows_are_not_looked_at(query: dict[str, str], requests: int, most_reads: int) -> None:
+    """Not at their rows, and at their roll-ups a month at a time; in a process that has just started."""
+    now_ms = at_ms("2026-11-22 12:00:00")
+    _, ledger, store = almost_empty(now_ms=now_ms, runs=20)
+    usage = usage_of(ledger, store=store)
+    asked = usage_query.parse_usage({name: [value] for name, value in query.items()}, SEOUL, now_ms=now_ms)
+    listed = usage_api.usage_list(usage, asked, ACCOUNTS, krw_per_usd=1400, now_ms=now_ms)
+    assert listed["total"]["requests"] == requests
+    # Of today two parts are read: what is closed, and what is not. Of a day that is cut, and of one by hours, one.
+    assert ledger.queries <= 3 * 8
+    assert store.reads <= most_reads
+    ledger.queries = store.reads = 0
+    page = {name: [value] for name, value in query.items() if name in {"start", "end"}}
+    rows = usage_api.requests_list(usage, usage_query.parse_requests(page, SEOUL, now_ms=now_ms), ACCOUNTS, now_ms=now_ms)  # fmt: skip
+    assert (len(rows["data"]), rows["has_more"]) == (requests, False)
+    assert ledger.queries <= 6 * 8
+    assert store.reads <= most_reads + 14
+
+
+def test_a_process_looks_once_at_an_empty_day_that_has_no_roll_up() -> None:
+    now_ms = at_ms("2026-11-22 12:00:00")
+    usage, ledger, _ = almost_empty(now_ms=now_ms, runs=0)
+    asked = usage_query.parse_usage({"start": ["2025-10-25"]}, SEOUL, now_ms=now_ms)
+    for most in (400 * 8, 3 * 8):
+        ledger.queries = 0
+        assert usage_api.usage_list(usage, asked, ACCOUNTS, krw_per_usd=1400, now_ms=now_ms)["total"]["requests"] == 4
+        assert ledger.queries <= most
+
+
+def test_roll_ups_of_older_days_are_made_some_at_a_time_until_there_is_nothing_more() -> None:
+    now_ms = at_ms("2026-11-22 12:00:00")
+    usage, ledger, store = almost_empty(now_ms=now_ms, runs=1)
+    looked_at = [60]
+    while looked_at[-1]:
+        looked_at.append(usage.fill_back(now_ms=now_ms))
+    # From 18 October back to 1 March, and 400 days without a row.
+    assert sum(looked_at) == (date(2026, 10, 18) - date(2026, 3, 1)).days + 400
+    assert max(looked_at) == 60
+    assert store.notes("rolled")["back"]["begins"] == "2025-01-25"
+    assert store.tallies("days#2026-06")["03"].requests == 1
+    ledger.queries = 0
+    assert usage.fill_back(now_ms=now_ms) == 0
+    assert ledger.queries == 0
+
+
+def test_a_busy_day_leaves_the_others_to_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("naru.usage._BACK_DAYS", 5)
+    now_ms = at_ms("2026-11-22 12:00:00")
+    busy = at_ms("2026-10-15 10:00:00")
+    usage = usage_of(LedgerModel(SEOUL, (row(busy + number) for number in range(4_000)), page=5000))
+    assert usage.fill_back(now_ms=now_ms) == 3
+    assert usage.fill_back(now_ms=now_ms) == 5
 
 
 def test_a_key_is_answered_about_itself_whatever_it_asks() -> None:

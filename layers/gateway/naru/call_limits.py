@@ -79,7 +79,8 @@ class CallLimits:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except self._client.exceptions.ConditionalCheckFailedException as failed:
-            return from_item(failed.response.get("Item") or {})
+            item: Any = failed.response.get("Item") or {}
+            return from_item(item)
         except (BotoCoreError, ClientError) as error:
             raise StoreUnavailableError(
                 "The gateway cannot reach its meters at the moment. Try again shortly.",

@@ -97,6 +97,8 @@ def _cell_groups(buckets: Iterable[Bucket], query: UsageQuery, accounts: Account
             if match(cell):
                 for tag in _tags(query.groups, cell, accounts):
                     groups[tuple(_value(name, bucket, cell, tag) for name in query.groups)].merge(sums)
+        if len(groups) > MAX_GROUPS:
+            break  # As for end users.
     return groups
 
 

@@ -42,7 +42,7 @@ def newest_requests(
     newest_ms = arrived_at_ms(before)
     if before == _cursor(newest_ms):
         newest_ms -= 1
-    for day, whole in _days(usage, business_day(newest_ms, usage.zone), business_day(since_ms, usage.zone)):
+    for day, whole in _days(usage, business_day(newest_ms, usage.zone), business_day(since_ms, usage.zone), now_ms):
         spans = _spans(usage, day, whole, filters)
         if not spans:
             continue
@@ -85,15 +85,15 @@ def _cursor(at_ms: int) -> str:
     return f"req_{at_ms:012x}{'0' * 20}"
 
 
-def _days(usage: Usage, newest: date, oldest: date) -> Iterator[tuple[date, Tally | None]]:
-    """Each day with its roll-up, if it has one; the newest first. A month's are read when its turn comes."""
+def _days(usage: Usage, newest: date, oldest: date, now_ms: int) -> Iterator[tuple[date, Tally | None]]:
+    """Each day with its sums, if they are known; the newest first. A month's are read when its turn comes."""
     rolled: Mapping[date, Tally] = {}
     month: date | None = None
     day = newest
     while day >= oldest:
         if first_of_month(day) != month:
             month = first_of_month(day)
-            rolled = usage.rolled_days(month, month)
+            rolled = usage.known_days(max(month, oldest), day, now_ms=now_ms)
         yield day, rolled.get(day)
         day -= timedelta(days=1)
 
