@@ -72,9 +72,15 @@ def lambda_handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
         report_metrics.put("OverdueReports", overdue(usage, now_ms=now_ms))
         rolled = usage.catch_up(now_ms=now_ms)
         spike = alerts.check_spike(accounts, now_ms=now_ms)
+        filled = usage.fill_back(now_ms=now_ms)
         if undelivered is not None:
             raise undelivered
-        done = {"told": told, "rolled_hours": len(rolled), "spike": f"{spike.day}/{spike.index:02}" if spike else None}
+        done = {
+            "told": told,
+            "rolled_hours": len(rolled),
+            "filled_days": filled,
+            "spike": f"{spike.day}/{spike.index:02}" if spike else None,
+        }
     logger.info("alerts", extra=done)
     return done
 

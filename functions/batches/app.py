@@ -17,6 +17,7 @@ from naru.batch_reader import BatchReader
 from naru.batch_settings import BatchSettings
 from naru.batch_store import BatchStore
 from naru.batches_api import Batches
+from naru.call_limits import UPLOAD, CallLimits
 from naru.catalog_source import CatalogSource
 from naru.event_loop import EventLoop
 from naru.file_store import FileStore
@@ -44,6 +45,7 @@ meters = Meters(
     settings.time_zone,
     organisation_budget_pico_usd=settings.monthly_budget_pico_usd,
 )
+limits = CallLimits(dynamodb, settings.meter_table, "batches", per_minute=settings.calls_per_minute)
 catalogs = CatalogSource(settings.catalog_uri, lambda: boto3.client("s3", config=aws))
 objects = Objects(lambda: boto3.client("s3", config=aws), settings.files_bucket)
 progress = Progress(dynamodb, settings.batch_table)
@@ -79,7 +81,7 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 @app.post("/files")
 def create_file() -> Response[Any]:
     content_type = app.current_event.headers.get("content-type")
-    return answer(files.create(tenant(), raw_body(app.current_event), content_type))
+    return answer(files.create(tenant(weight=UPLOAD), raw_body(app.current_event), content_type))
 
 
 @app.get("/files")
@@ -108,7 +110,7 @@ def file_content(file_id: str) -> Response[Any]:
 
 @app.post("/uploads/presigned")
 def begin_upload() -> Response[Any]:
-    return answer(files.begin_upload(tenant(), json_body(app.current_event)))
+    return answer(files.begin_upload(tenant(weight=UPLOAD), json_body(app.current_event)))
 
 
 @app.post("/uploads/<upload_id>/complete")
@@ -118,7 +120,7 @@ def complete_upload(upload_id: str) -> Response[Any]:
 
 @app.post("/batches")
 def create_batch() -> Response[Any]:
-    key_id = tenant()
+    key_id = tenant(weight=UPLOAD)
     catalog = loop.run(catalogs.current())
     return answer(batches.create(key_id, json_body(app.current_event), models=list(catalog.models)))
 
@@ -143,9 +145,11 @@ def batch_results(batch_id: str) -> Response[Any]:
     return answer(batches.results(tenant(), batch_id, app.current_event.query_string_parameters))
 
 
-def tenant() -> str:
-    """The id of the API key: what is made with it belongs to it, whatever its secret is later."""
-    return loop.run(meters.authenticate(app.authorization)).key_id
+def tenant(*, weight: int = 1) -> str:
+    """The id of the API key: what is made with it belongs to it, whatever its secret is later. Its calls are counted."""
+    key_id = loop.run(meters.authenticate(app.authorization)).key_id
+    loop.run(limits.count(key_id, now_ms=app.exchange.arrived_at_ms, weight=weight))
+    return key_id
 
 
 def answer(value: dict[str, Any]) -> Response[Any]:

@@ -18,6 +18,7 @@ from naru.alerts import Alerts
 from naru.amounts import write_json
 from naru.batch_progress import Progress
 from naru.batch_store import BatchStore
+from naru.call_limits import CallLimits
 from naru.catalog_source import CatalogSource
 from naru.closing import Closing
 from naru.delivery import NotDeliveredError, Topic
@@ -47,6 +48,7 @@ budget = settings.monthly_budget_pico_usd
 catalogs = CatalogSource(settings.catalog_uri, lambda: boto3.client("s3", config=aws))
 keys = KeyStore(MeterStore(dynamodb, settings.meter_table), settings.time_zone, organisation_budget_pico_usd=budget)
 meters = Meters(dynamodb, settings.meter_table, settings.time_zone, organisation_budget_pico_usd=budget)
+limits = CallLimits(dynamodb, settings.meter_table, "usage", per_minute=settings.calls_per_minute)
 store = ReportStore(dynamodb, settings.report_table)
 usage = Usage(
     LedgerReader(dynamodb, settings.ledger_table, settings.time_zone), store, Closing(dynamodb, settings.meter_table)
@@ -142,8 +144,10 @@ def send_test_alert() -> Response[Any]:
 
 
 def authenticate() -> Reader:
-    """Whoever asks, by an admin key or a key of an app."""
-    return loop.run(reader(app.authorization, keys, meters, now_ms=now_ms()))
+    """Whoever asks, by an admin key or a key of an app; not more often than they may."""
+    who = loop.run(reader(app.authorization, keys, meters, now_ms=now_ms()))
+    loop.run(limits.count(who.counted_as, now_ms=now_ms()))
+    return who
 
 
 def accounts_for(who: Reader) -> Accounts:

@@ -154,7 +154,7 @@ def test_the_worker_takes_its_sample_event_of_a_queue(apps: dict[str, ModuleType
 
 
 SCHEDULED = [
-    ("alerts", "alerts", {"told", "rolled_hours", "spike"}),
+    ("alerts", "alerts", {"told", "rolled_hours", "filled_days", "spike"}),
     ("alerts-crossed", "alerts", {"told"}),
     ("daily-report", "daily_report", {"sent"}),
     ("daily-report-again", "daily_report", {"stored"}),

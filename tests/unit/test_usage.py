@@ -24,6 +24,7 @@ from naru.errors import InvalidRequestError
 from naru.ledger import Row
 from naru.periods import Hour, day_end_ms, day_start_ms, days_between, month_of
 from naru.report import Terms, daily_report, monthly_report
+from naru.tally import Tally
 from naru.tally_codec import encode
 from naru.usage_summary import summary
 from tests.usage_world import NEW_YORK, SEOUL, ClosingModel, LedgerModel, StoreModel, any_row, at_ms, row, usage_of
@@ -343,20 +344,79 @@ def test_a_page_after_a_time_to_come_is_the_first_one(time: str) -> None:
     assert [each["request_id"] for each in page["data"]] == [newest.request_id]
 
 
-def test_a_page_that_looks_through_many_rows_says_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage_api, "_EXAMINED_ROWS", 50)
-    rows = [row(at_ms("2026-11-21 00:00:00") + minute * 60_000) for minute in range(120)]
-    rows.append(row(at_ms("2026-11-20 00:00:00"), key_id="key_b"))
-    usage, now_ms = usage_of(LedgerModel(SEOUL, rows)), at_ms("2026-11-22 12:00:00")
-    pages, after = [], None
-    while True:
-        query = {"key": ["key_b"], **({"after": [after]} if after else {})}
-        page = usage_api.requests_list(usage, usage_query.parse_requests(query, SEOUL, now_ms=now_ms), ACCOUNTS, now_ms=now_ms)  # fmt: skip
-        pages.append([each["key_id"] for each in page["data"]])
-        after = page["last_id"]
-        if not page["has_more"]:
-            break
-    assert pages == [[], [], ["key_b"]]
+def pages_of(usage: Any, query: dict[str, str], *, key_id: str | None, now_ms: int) -> list[dict[str, Any]]:
+    """All pages of a list of requests, one after the other."""
+    pages: list[dict[str, Any]] = []
+    after: dict[str, str] = {}
+    while not pages or pages[-1]["has_more"]:
+        given = {name: [value] for name, value in (query | after).items()}
+        asked = usage_query.parse_requests(given, SEOUL, now_ms=now_ms).seen_by(key_id)
+        pages.append(usage_api.requests_list(usage, asked, ACCOUNTS, now_ms=now_ms))
+        after = {"after": pages[-1]["last_id"]}
+        assert len(pages) < 50
+    return pages
+
+
+@pytest.mark.parametrize("rolled_up", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": "1"}, {"limit": "5"}, {"limit": "3", "model": "fast"}, {"end_user": "u1"}, {"end_user": "nobody"}, {"batch": "true"}],
+)  # fmt: skip
+def test_no_page_of_a_key_depends_on_the_rows_of_others(query: dict[str, str], seed: int, *, rolled_up: bool) -> None:
+    rng = random.Random(seed)
+    begin_ms, now_ms = at_ms("2026-10-01 00:00:00"), at_ms("2026-11-22 12:00:00")
+    times = [rng.randrange(begin_ms, now_ms - 600_000) for _ in range(60)]
+    mine = [each for each in (any_row(at, rng) for at in times) if each.key_id == "key_a"]
+    others = [each for each in (any_row(rng.choice(times) + rng.randrange(-90_000_000, 1000), rng) for _ in range(900)) if each.key_id != "key_a"]  # fmt: skip
+    pages = []
+    for rows in (mine, mine + others):
+        usage = usage_of(LedgerModel(SEOUL, rows, page=30))
+        if rolled_up:
+            usage.store.note("rolled", "hours", until_ms=begin_ms)
+            usage.catch_up(now_ms=now_ms)
+        pages.append(pages_of(usage, {"start": "2026-10-01", **query}, key_id="key_a", now_ms=now_ms))
+    assert pages[0] == pages[1]
+    wanted = [
+        each for each in mine
+        if query.get("model", each.model_served) == each.model_served
+        and query.get("end_user", each.end_user) == each.end_user
+        and ("batch" not in query or each.batch_id)
+    ]  # fmt: skip
+    found = [each["request_id"] for page in pages[1] for each in page["data"]]
+    assert found == sorted((each.request_id for each in wanted), reverse=True)
+
+
+def test_of_others_only_what_shares_an_hour_is_looked_at() -> None:
+    """A page of a quiet key costs what its own hours cost, however busy the others are."""
+    begin_ms, now_ms = at_ms("2026-11-01 00:00:00"), at_ms("2026-11-22 12:00:00")
+    rows = [row(at, key_id="key_b") for at in range(begin_ms, now_ms - 600_000, 1_800_000)]
+    rows.append(row(at_ms("2026-11-03 10:20:00"), key_id="key_a"))
+    ledger = LedgerModel(SEOUL, rows)
+    usage = usage_of(ledger)
+    usage.store.note("rolled", "hours", until_ms=begin_ms)
+    usage.catch_up(now_ms=now_ms)
+    ledger.read = ledger.queries = 0
+    page = usage_api.requests_list(
+        usage, usage_query.parse_requests({"key": ["key_a"]}, SEOUL, now_ms=now_ms), ACCOUNTS, now_ms=now_ms
+    )
+    assert [each["at_ms"] for each in page["data"]] == [at_ms("2026-11-03 10:20:00")]
+    assert page["has_more"] is False
+    # Tomorrow, today and its one hour: eight shards each.
+    assert ledger.queries <= 3 * 8 + 8
+    assert ledger.read <= 24 + 3
+
+
+def test_a_page_ends_after_some_days_in_which_nothing_matches() -> None:
+    """The end user is not in the roll-ups: each day of the key has to be read, and a page reads ten."""
+    rows = [row(at_ms(f"2026-11-{day:02} 10:00:00"), end_user="u1" if day == 2 else "u2") for day in range(1, 21)]
+    now_ms = at_ms("2026-11-22 12:00:00")
+    usage = usage_of(LedgerModel(SEOUL, rows))
+    usage.store.note("rolled", "hours", until_ms=at_ms("2026-11-01 00:00:00"))
+    usage.catch_up(now_ms=now_ms)
+    pages = pages_of(usage, {"end_user": "u1"}, key_id=None, now_ms=now_ms)
+    assert [len(page["data"]) for page in pages] == [0, 1]
+    assert pages[0]["last_id"] == f"req_{at_ms('2026-11-11 00:00:00'):012x}{'0' * 20}"
 
 
 def test_openais_pages_go_on_where_they_stopped() -> None:
@@ -371,6 +431,103 @@ def test_openais_pages_go_on_where_they_stopped() -> None:
             break
         query["page"] = [page["next_page"]]
     assert found == list(range(1, 21))
+
+
+class CountedStore(StoreModel):
+    """Counts what is read of roll-ups."""
+
+    reads = 0
+
+    def tallies(self, about: str) -> dict[str, Tally]:
+        self.reads += 1
+        return super().tallies(about)
+
+    def notes(self, about: str) -> dict[str, dict[str, Any]]:
+        self.reads += 1
+        return super().notes(about)
+
+
+ALMOST_EMPTY = ("2026-11-21 10:00:00", "2026-11-21 10:20:00", "2026-06-03 23:59:59", "2026-03-01 00:00:00")
+
+
+def almost_empty(*, now_ms: int, runs: int) -> tuple[Any, LedgerModel, CountedStore]:
+    """A gateway with four requests, after so many runs of the alerts function."""
+    ledger, store = LedgerModel(SEOUL, [row(at_ms(text), end_user="u") for text in ALMOST_EMPTY]), CountedStore()
+    usage = usage_of(ledger, store=store)
+    for _ in range(runs):
+        usage.catch_up(now_ms=now_ms)
+        usage.fill_back(now_ms=now_ms)
+    ledger.queries = store.reads = 0
+    return usage, ledger, store
+
+
+@pytest.mark.parametrize(
+    ("query", "requests", "most_reads"),
+    [
+        ({"start": "2025-10-25"}, 4, 16),
+        ({"start": "2025-10-25", "group_by": "day,key,model"}, 4, 16),
+        ({"start": "2025-10-25", "group_by": "end_user"}, 4, 16),
+        ({"start": "2025-10-25T00:00:01+09:00", "end": "2026-11-20T10:00:00.001+09:00"}, 2, 16),
+        ({"start": "2026-05-01", "end": "2026-06-30", "group_by": "hour"}, 1, 6),
+        ({"start": "2026-01-01", "end": "2026-03-01", "group_by": "hour"}, 1, 6),
+        ({"start": "2024-01-01", "end": "2024-12-31"}, 0, 14),
+        ({"start": "2001-01-01", "end": "2002-02-01"}, 0, 16),
+        ({"start": "2001-01-01", "end": "2001-02-01", "group_by": "hour"}, 0, 4),
+        ({"start": "2027-01-01", "end": "2028-01-01"}, 0, 14),
+    ],
+)
+def test_days_without_rows_are_not_looked_at(query: dict[str, str], requests: int, most_reads: int) -> None:
+    """Not at their rows, and at their roll-ups a month at a time; in a process that has just started."""
+    now_ms = at_ms("2026-11-22 12:00:00")
+    _, ledger, store = almost_empty(now_ms=now_ms, runs=20)
+    usage = usage_of(ledger, store=store)
+    asked = usage_query.parse_usage({name: [value] for name, value in query.items()}, SEOUL, now_ms=now_ms)
+    listed = usage_api.usage_list(usage, asked, ACCOUNTS, krw_per_usd=1400, now_ms=now_ms)
+    assert listed["total"]["requests"] == requests
+    # Of today two parts are read: what is closed, and what is not. Of a day that is cut, and of one by hours, one.
+    assert ledger.queries <= 3 * 8
+    assert store.reads <= most_reads
+    ledger.queries = store.reads = 0
+    page = {name: [value] for name, value in query.items() if name in {"start", "end"}}
+    rows = usage_api.requests_list(usage, usage_query.parse_requests(page, SEOUL, now_ms=now_ms), ACCOUNTS, now_ms=now_ms)  # fmt: skip
+    assert (len(rows["data"]), rows["has_more"]) == (requests, False)
+    assert ledger.queries <= 6 * 8
+    assert store.reads <= most_reads + 14
+
+
+def test_a_process_looks_once_at_an_empty_day_that_has_no_roll_up() -> None:
+    now_ms = at_ms("2026-11-22 12:00:00")
+    usage, ledger, _ = almost_empty(now_ms=now_ms, runs=0)
+    asked = usage_query.parse_usage({"start": ["2025-10-25"]}, SEOUL, now_ms=now_ms)
+    for most in (400 * 8, 3 * 8):
+        ledger.queries = 0
+        assert usage_api.usage_list(usage, asked, ACCOUNTS, krw_per_usd=1400, now_ms=now_ms)["total"]["requests"] == 4
+        assert ledger.queries <= most
+
+
+def test_roll_ups_of_older_days_are_made_some_at_a_time_until_there_is_nothing_more() -> None:
+    now_ms = at_ms("2026-11-22 12:00:00")
+    usage, ledger, store = almost_empty(now_ms=now_ms, runs=1)
+    looked_at = [60]
+    while looked_at[-1]:
+        looked_at.append(usage.fill_back(now_ms=now_ms))
+    # From 18 October back to 1 March, and 400 days without a row.
+    assert sum(looked_at) == (date(2026, 10, 18) - date(2026, 3, 1)).days + 400
+    assert max(looked_at) == 60
+    assert store.notes("rolled")["back"]["begins"] == "2025-01-25"
+    assert store.tallies("days#2026-06")["03"].requests == 1
+    ledger.queries = 0
+    assert usage.fill_back(now_ms=now_ms) == 0
+    assert ledger.queries == 0
+
+
+def test_a_busy_day_leaves_the_others_to_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("naru.usage._BACK_DAYS", 5)
+    now_ms = at_ms("2026-11-22 12:00:00")
+    busy = at_ms("2026-10-15 10:00:00")
+    usage = usage_of(LedgerModel(SEOUL, (row(busy + number) for number in range(4_000)), page=5000))
+    assert usage.fill_back(now_ms=now_ms) == 3
+    assert usage.fill_back(now_ms=now_ms) == 5
 
 
 def test_a_key_is_answered_about_itself_whatever_it_asks() -> None:

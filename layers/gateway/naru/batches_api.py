@@ -164,7 +164,7 @@ class Batches:
 
     def delete_file(self, key_id: str, file_id: str) -> dict[str, Any]:
         """Deletes a file, unless a batch still reads it."""
-        self._files.find(key_id, file_id)
+        self._files.find(key_id, file_id, pending=True)
         if self._store.needs(file_id):
             raise ConflictError(
                 "The file is the input of a batch that has not ended. Cancel the batch first, or wait for its end.",

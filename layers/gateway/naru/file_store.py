@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from naru.attributes import from_item, to_item
 from naru.objects import Objects, object_name
+from naru.pending_uploads import PendingUploads
 from naru.stored import DAY_S, KEPT_DAYS, reached
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class FileStore:
         self._client = client
         self._table = table
         self.objects = objects
+        self.pending = PendingUploads(client, table)
 
     def put(self, file: File) -> None:
         """Makes the entry of a file, or the same one again."""

@@ -11,7 +11,8 @@ from typing import Any
 from naru.errors import ConflictError, InvalidRequestError, NotFoundError, RequestTooLargeError
 from naru.file_store import File, FileStore, Page, lives_until
 from naru.multipart import parse_form
-from naru.stored import is_id, new_file_id
+from naru.objects import URL_LIFE_S
+from naru.stored import DAY_S, is_id, new_file_id
 from naru.wire import parse_json_object
 
 MAX_FILE_BYTES = 200 * 10**6
@@ -73,9 +74,9 @@ class Files:
         self._store.put(file)
         return file_object(file)
 
-    def find(self, key_id: str, file_id: str) -> File:
-        """A file of this key's, and of nobody else's."""
-        file = self._store.get(key_id, file_id, now_s=_now_s()) if is_id(file_id) else None
+    def find(self, key_id: str, file_id: str, *, pending: bool = False) -> File:
+        """A file of this key's, and of nobody else's; with ``pending`` also one whose bytes have not come."""
+        file = self._store.get(key_id, file_id, now_s=_now_s(), pending=pending) if is_id(file_id) else None
         if file is None:
             raise NotFoundError(f"No such File object: {file_id[:64]}", param="id")
         return file
@@ -91,7 +92,11 @@ class Files:
         return list_object([file_object(file) for file in files], has_more=has_more)
 
     def delete(self, key_id: str, file_id: str) -> dict[str, Any]:
-        self._store.delete(self.find(key_id, file_id))
+        file = self.find(key_id, file_id, pending=True)
+        self._store.delete(file)
+        if not file.uploaded:
+            # Until its URL is over, bytes may still be put there.
+            self._store.pending.end(key_id, file_id, now_s=_now_s(), until_s=file.created_s + URL_LIFE_S)
         return {"id": file_id, "object": "file", "deleted": True}
 
     def content(self, key_id: str, file_id: str) -> bytes | str:
@@ -106,7 +111,7 @@ class Files:
     # ── What does not fit through API Gateway ──────────────────────────────────────────────────────────────
 
     def begin_upload(self, key_id: str, body: str | bytes | None) -> dict[str, Any]:
-        """A place in S3 for a file, and how to put it there."""
+        """A place in S3 for a file, and how to put it there. A key has so many at once."""
         asked = parse_json_object(body)
         size_bytes, filename = asked.get("bytes"), asked.get("filename")
         if type(size_bytes) is not int or not 1 <= size_bytes <= MAX_FILE_BYTES:
@@ -117,6 +122,7 @@ class Files:
             raise _missing("filename")
         life_s = life_s_of(asked["expires_after"], "expires_after") if asked.get("expires_after") is not None else None
         file = replace(_new_file(key_id, filename, asked.get("purpose"), size_bytes, life_s=life_s), uploaded=False)
+        self._store.pending.begin(key_id, file.file_id, size_bytes, now_s=_now_s(), until_s=file.created_s + DAY_S)
         self._store.put(file)
         return {
             "id": file.file_id,
@@ -143,6 +149,7 @@ class Files:
                 )
             file = replace(file, uploaded=True)
             self._store.put(file)
+        self._store.pending.end(key_id, file_id, now_s=_now_s())
         return file_object(file)
 
 

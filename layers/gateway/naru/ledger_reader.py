@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from naru.business_time import business_day
 from naru.errors import StoreUnavailableError
 from naru.ledger import SHARDS, Row, from_item, partition
 from naru.periods import day_end_ms, day_start_ms
-from naru.request_ids import arrived_at_ms
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 T = TypeVar("T")
 
-_FIRST_PAGE, _PAGE = 25, 400
+_FIRST_PAGE, _PAGE, _FILTERED_PAGE = 25, 400, 2_000
+"""Rows of one query. Of those that a filter leaves out nothing comes over the network, so more of them can be looked at."""
+_FILTER_VALUES = 100
+"""What DynamoDB's IN takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """Rows that were read of one shard, and where to go on; None at its end."""
+
+    rows: list[Row]
+    last: dict[str, Any] | None
+
+    def and_then(self, page: _Shard) -> _Shard:
+        return _Shard([*self.rows, *page.rows], page.last)
 
 
 class LedgerReader:
@@ -50,16 +63,22 @@ class LedgerReader:
         start_ms, end_ms = day_start_ms(day, self.zone), day_end_ms(day, self.zone)
         return sum(self._threads.map(lambda shard: self._count(day, shard, start_ms, end_ms), range(SHARDS)))
 
-    def newest(self, *, before: str | None, since_ms: int, now_ms: int) -> Iterator[Row]:
-        """Rows from the newest to the oldest that arrived at ``since_ms`` or later; ``before`` is a request id."""
-        day = business_day(arrived_at_ms(before) if before else now_ms, self.zone)
-        if before is None:
-            day += timedelta(days=1)  # another machine's clock may be ahead of ours
-        oldest = business_day(since_ms, self.zone)
-        while day >= oldest:
-            shards = self._first_pages(day, before, since_ms)
+    def newest(
+        self, day: date, *, start_ms: int, end_ms: int, before: str, only: Mapping[str, Collection[str]]
+    ) -> Iterator[Row]:
+        """Rows of a day from the newest to the oldest: of requests that arrived within the span and whose id is less than
+        ``before``.
+
+        ``only`` has the values that an attribute of the row may have, by its name; DynamoDB leaves the other rows out, as
+        far as a filter has room for the values.
+        """
+        start_ms = max(start_ms, day_start_ms(day, self.zone))
+        end_ms = min(end_ms, day_end_ms(day, self.zone))
+        # No id is equal to its own beginning, so one of ``end_ms`` is not among them.
+        low, high = f"req_{start_ms:012x}", min(before, f"req_{end_ms:012x}")
+        if low < high:
+            shards = self._first_pages(day, {":from": low, ":to": high}, before, _filter(only))
             yield from heapq.merge(*shards, key=lambda row: row.request_id, reverse=True)
-            day -= timedelta(days=1)
 
     def _rows(self, day: date, shard: int, start_ms: int, end_ms: int) -> Iterator[Row]:
         """A request id begins with its time, and is longer than its beginning: so ``end_ms`` is not included."""
@@ -97,41 +116,57 @@ class LedgerReader:
             self._pool = ThreadPoolExecutor(SHARDS, thread_name_prefix="ledger")
         return self._pool
 
-    def _first_pages(self, day: date, before: str | None, since_ms: int) -> list[Iterator[Row]]:
-        """A stream for each shard, newest first, whose first page is there already: eight queries at once."""
-        # No id is equal to its own beginning, and none is greater than a tilde behind it.
-        values = {":from": f"req_{since_ms:012x}", ":to": before or "req_~"}
+    def _first_pages(
+        self, day: date, values: dict[str, str], before: str, where: Mapping[str, Any]
+    ) -> list[Iterator[Row]]:
+        """A stream for each shard, newest first, whose first rows are there already: all shards are read at once until
+        each has some rows or has no more.
+        """
+        limit = _FILTERED_PAGE if where else _PAGE
 
-        def first(shard: int) -> tuple[list[Row], dict[str, Any] | None]:
-            return self._newest_page(day, shard, values, limit=_FIRST_PAGE)
+        def first(shard: int) -> _Shard:
+            page = self._newest_page(day, shard, values, where, limit=_FIRST_PAGE)
+            while page.last is not None and len(page.rows) < _FIRST_PAGE:
+                page = page.and_then(self._newest_page(day, shard, values, where, limit=limit, start=page.last))
+            return page
 
-        def rest(shard: int, page: tuple[list[Row], dict[str, Any] | None]) -> Iterator[Row]:
+        def rest(shard: int, page: _Shard) -> Iterator[Row]:
             while True:
-                rows, last = page
-                yield from (row for row in rows if row.request_id != before)
-                if last is None:
+                yield from (row for row in page.rows if row.request_id != before)
+                if page.last is None:
                     return
-                page = self._newest_page(day, shard, values, limit=_PAGE, start=last)
+                page = self._newest_page(day, shard, values, where, limit=limit, start=page.last)
 
         pages = list(self._threads.map(first, range(SHARDS)))
         return [rest(shard, page) for shard, page in enumerate(pages)]
 
     def _newest_page(
-        self, day: date, shard: int, values: dict[str, str], *, limit: int, start: dict[str, Any] | None = None
-    ) -> tuple[list[Row], dict[str, Any] | None]:
+        self,
+        day: date,
+        shard: int,
+        values: dict[str, str],
+        where: Mapping[str, Any],
+        *,
+        limit: int,
+        start: dict[str, Any] | None = None,
+    ) -> _Shard:
         more: dict[str, Any] = {"ExclusiveStartKey": start} if start else {}
-        answer = self._query(day, shard, values, ScanIndexForward=False, Limit=limit, **more)
-        return [*map(from_item, answer["Items"])], answer.get("LastEvaluatedKey") or None
+        answer = self._query(day, shard, values, where, ScanIndexForward=False, Limit=limit, **more)
+        return _Shard([*map(from_item, answer["Items"])], answer.get("LastEvaluatedKey") or None)
 
-    def _query(self, day: date, shard: int, values: dict[str, str], **more: Any) -> Any:
+    def _query(
+        self, day: date, shard: int, values: dict[str, str], where: Mapping[str, Any] | None = None, **more: Any
+    ) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        values = {":day_shard": partition(day, shard), **values}
+        filtered = dict(where or {})
+        values = {":day_shard": partition(day, shard), **values, **filtered.pop("values", {})}
         try:
             return self._client.query(
                 TableName=self._table,
                 KeyConditionExpression="day_shard = :day_shard AND request_id BETWEEN :from AND :to",
                 ExpressionAttributeValues={name: {"S": value} for name, value in values.items()},
+                **filtered,
                 **more,
             )
         except (BotoCoreError, ClientError) as error:
@@ -139,3 +174,19 @@ class LedgerReader:
                 "The gateway cannot read its ledger at the moment. Try again shortly.",
                 log={"reason": f"{type(error).__name__} while reading {self._table}: {error}"},
             ) from error
+
+
+def _filter(only: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """The filter of a query, as its parameters; ``values`` are to be added to those of its condition."""
+    names: dict[str, str] = {}
+    values: dict[str, str] = {}
+    terms: list[str] = []
+    for number, (name, allowed) in enumerate(only.items()):
+        if allowed and len(allowed) <= _FILTER_VALUES:
+            names[f"#f{number}"] = name
+            given = {f":f{number}_{index}": value for index, value in enumerate(sorted(allowed))}
+            terms.append(f"#f{number} IN ({', '.join(given)})")
+            values |= given
+    if not terms:
+        return {}
+    return {"FilterExpression": " AND ".join(terms), "ExpressionAttributeNames": names, "values": values}

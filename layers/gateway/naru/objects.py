@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 PART_BYTES = 8 << 20  # S3 takes parts of 5 MB and more
 # A day more than a file may live: a batch may still be reading what has just expired.
 _KEPT_DAYS = (2, 8, 31)
-_URL_LIFE_S = 3600
+URL_LIFE_S = 3600
 
 
 class MissingObjectError(Exception):
@@ -75,12 +75,12 @@ class Objects:
     def put_url(self, name: str, *, size_bytes: int) -> str:
         """A URL to which exactly so many bytes may be PUT, for an hour."""
         request = {"Bucket": self._bucket, "Key": name, "ContentLength": size_bytes}
-        return self._s3.generate_presigned_url("put_object", Params=request, ExpiresIn=_URL_LIFE_S, HttpMethod="PUT")
+        return self._s3.generate_presigned_url("put_object", Params=request, ExpiresIn=URL_LIFE_S, HttpMethod="PUT")
 
     def get_url(self, name: str) -> str:
         """A URL from which it can be read, for an hour."""
         request = {"Bucket": self._bucket, "Key": name}
-        return self._s3.generate_presigned_url("get_object", Params=request, ExpiresIn=_URL_LIFE_S)
+        return self._s3.generate_presigned_url("get_object", Params=request, ExpiresIn=URL_LIFE_S)
 
     def writer(self, name: str) -> Writer:
         """For an object of unknown size."""

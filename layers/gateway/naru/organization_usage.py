@@ -21,8 +21,8 @@ from naru.errors import InvalidRequestError
 from naru.periods import day_end_ms, hour_of
 from naru.tally import Cell, Sums
 from naru.usage import Bucket, Usage
-from naru.usage_api import matches
 from naru.usage_query import Filters, Query, many, one, parse_flag, parse_limit
+from naru.usage_requests import cell_matches
 
 Width = Literal["1h", "1d"]
 _LIMITS: dict[tuple[str, Width], tuple[int, int]] = {
@@ -163,7 +163,7 @@ def _page_end_ms(query: PageQuery, zone: ZoneInfo) -> int:
 
 
 def _groups(bucket: Bucket, query: PageQuery) -> list[tuple[dict[str, Any], Sums]]:
-    match = matches(query.filters)
+    match = cell_matches(query.filters)
     groups: defaultdict[tuple[Any, ...], Sums] = defaultdict(Sums)
     for cell, sums in bucket.tally.cells.items():
         if match(cell):

@@ -6,6 +6,7 @@
     hours#2026-11-22   13/0              a roll-up: the tally of an hour (or of its beginning, see ``chunks``)
     days#2026-11       22/0              a roll-up: the tally of a business day
     rolled             hours             until when there are roll-ups of hours
+    rolled             back              since when there are roll-ups of days; before which day there is no row
     alerts#2026-11     organisation/90/… a message that is sent once, see :meth:`ReportStore.claim`
     reports            2026-11-22        the same, of a daily report
 
@@ -100,6 +101,17 @@ class ReportStore:
                 TableName=self._table, Key=to_item({"about": about, "part": part}), ConsistentRead=True
             )
         return from_item(answer.get("Item", {}))
+
+    def notes(self, about: str) -> dict[str, dict[str, Any]]:
+        """All that is noted about something, by its part. A query: who may only ask for roll-ups may ask this."""
+        with self._reached():
+            answer = self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="about = :about",
+                ExpressionAttributeValues={":about": {"S": about}},
+                ConsistentRead=True,
+            )
+        return {item["part"]["S"]: from_item(item) for item in answer["Items"]}
 
     def note(self, about: str, part: str, **values: Any) -> None:
         """Notes something beside what is noted there."""

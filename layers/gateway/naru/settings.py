@@ -57,6 +57,8 @@ class Settings(BaseModel):
     stream_deadline_s: Annotated[float, Field(gt=0, le=890)] = 840.0
     idempotency_lease_s: Annotated[float, Field(ge=1, le=300)] = 30.0
     """After this long without a sign of life a request with an Idempotency-Key may be answered by its retry."""
+    calls_per_minute: Annotated[int, Field(ge=10, le=10**6)] = 600
+    """Of one key: to the usage API, and as many to files and batches. They spend nothing, so no budget ends them."""
     alerts_function: str = ""
     """Woken when a budget reaches one of the thresholds; empty for nobody."""
     alert_thresholds: Annotated[

@@ -3,6 +3,7 @@
 The table has entries on shelves::
 
     files#<key id>      file-…                     a file: its name, size, and where its bytes are
+    uploads             key_…                     the uploads of a key that are not completed
     batches#<key id>    batch_…                    a batch: its phase, times and counts
     batch#<batch id>    range#00012                a range of lines: who works on it, until when
     batch#<batch id>    line#00001234              a line: who called for it, then its result

@@ -40,7 +40,11 @@ _AHEAD_MS = 60_000
 _KEPT_DAYS = 100
 _QUIET_ROWS = 5_000
 _CATCH_UP_DAYS = 35
-"""How far back roll-ups are made where there are none: a month, for its budget. Before that rows are asked."""
+"""How far back roll-ups are made at first: a month, for its budget. Those before it follow (:meth:`Usage.fill_back`)."""
+_BACK_DAYS = 60
+"""How many days before those are rolled up in one run; each thousand rows count as one more."""
+_QUIET_DAYS = 400
+"""After so many days without a row, going back, there are taken to be none before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,9 @@ class Usage:
         """Of hours that are not over: until when their rows are counted for good, and what they add up to."""
 
         self._closed: dict[date, Tally] = {}
+        self._empty: set[date] = set()
+        """Days without a row, and without a roll-up that would say so."""
+        self._begins: date | None = None
 
     # ── Asking ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,13 +94,19 @@ class Usage:
         first, last = business_day(start_ms, self.zone), business_day(end_ms - 1, self.zone)
         # What is to come has no rows, and nobody is asked for them.
         closed_ms = self.closing.closed_until_ms(now_ms)
-        whole_days = {} if hourly else self._rolled_days(first, last)
+        is_recent = first >= business_day(now_ms, self.zone) - timedelta(days=_CATCH_UP_DAYS)
+        whole_days = {} if hourly and is_recent else self.known_days(first, last, now_ms=now_ms)
         buckets = []
         for day in days_between(first, last):
             begin, end = max(start_ms, day_start_ms(day, self.zone)), min(end_ms, day_end_ms(day, self.zone))
             is_whole = (begin, end) == (day_start_ms(day, self.zone), day_end_ms(day, self.zone))
-            if is_whole and day in whole_days:
-                buckets.append(Bucket(day, begin, end, whole_days[day]))
+            known = whole_days.get(day)
+            if known is not None and not known.cells:
+                cuts = self._cut(day, begin, end) if hourly else [(begin, end)]
+                buckets += [Bucket(day, *cut, known) for cut in cuts]
+                continue
+            if known is not None and is_whole and not hourly:
+                buckets.append(Bucket(day, begin, end, known))
                 continue
             if is_whole and not hourly and end <= closed_ms:
                 buckets.append(Bucket(day, begin, end, self._closed_day(day, closed_ms, now_ms)))
@@ -111,17 +124,37 @@ class Usage:
             )
             if len(self._closed) >= _KEPT_DAYS:
                 self._closed.clear()
-            self._closed[day] = tally
+            if tally.cells:
+                self._closed[day] = tally
+            else:
+                self._empty.add(day)
         return tally
 
-    def _rolled_days(self, first: date, last: date) -> dict[date, Tally]:
-        found: dict[date, Tally] = {}
+    def known_days(self, first: date, last: date, *, now_ms: int) -> dict[date, Tally]:
+        """What is known of days without a look at their rows: their roll-ups, of the whole months from the first to the
+        last, and that there is nothing.
+        """
+        found: dict[date, Tally] = {day: Tally() for day in self._empty if first <= day <= last}
+        if first < business_day(now_ms, self.zone) - timedelta(days=_CATCH_UP_DAYS):
+            end = min(last, self._first_day() - timedelta(days=1))
+            found |= {day: Tally() for day in days_between(first, end)}
         month = first_of_month(first)
         while month <= last:
             for part, tally in self.store.tallies(f"days#{month_of(month)}").items():
                 found[month.replace(day=int(part))] = tally
             month = last_of_month(month) + timedelta(days=1)
         return found
+
+    def _first_day(self) -> date:
+        """Before it there is no row, as far as that is known."""
+        if self._begins is None and (noted := self.store.notes("rolled").get("back", {}).get("begins")):
+            self._begins = date.fromisoformat(noted)
+        return self._begins or date.min + timedelta(days=1)
+
+    def _cut(self, day: date, start_ms: int, end_ms: int) -> list[tuple[int, int]]:
+        """The hours of a day within a span, each as far as it lies in it."""
+        hours = [(hour.start_ms(self.zone), hour.end_ms(self.zone)) for hour in hours_of(day, self.zone)]
+        return [(max(start_ms, begin), min(end_ms, end)) for begin, end in hours if end > start_ms and begin < end_ms]
 
     def _hours(self, day: date, start_ms: int, end_ms: int, *, closed_ms: int, now_ms: int) -> Iterator[Bucket]:
         """The hours of a day within a span: from roll-ups where there are, from rows where not."""
@@ -207,6 +240,38 @@ class Usage:
                 rolled += [hour for hour in done if hour >= first]
                 self.store.note("rolled", "hours", until_ms=done[-1].end_ms(self.zone))
         return rolled
+
+    def fill_back(self, *, now_ms: int) -> int:
+        """Makes roll-ups of days before those of :meth:`catch_up`, the newest first, some in each run; how many days it
+        looked at. So no question reads days without a row again and again.
+
+        Once it has met no row for 400 days it notes that there are none before. Who puts rows of earlier days into a
+        ledger makes their roll-ups too (:meth:`roll_up_day`).
+        """
+        noted = self.store.get("rolled", "back")
+        if "begins" in noted:
+            return 0
+        newest = business_day(now_ms, self.zone) - timedelta(days=_CATCH_UP_DAYS)
+        day = date.fromisoformat(noted["since"]) if "since" in noted else newest
+        quiet, left, looked_at = noted.get("quiet", 0), _BACK_DAYS, 0
+        rolled: dict[date, Tally] = {}
+        while left > 0 and quiet < _QUIET_DAYS:
+            day -= timedelta(days=1)
+            if not looked_at or day.day == last_of_month(day).day:
+                rolled = self.known_days(day, day, now_ms=now_ms)
+            rows = rolled[day].requests if day in rolled else self.reader.count(day)
+            if day not in rolled:
+                if rows:
+                    self.roll_up_day(day)
+                else:
+                    self.store.put_tally(f"days#{month_of(day)}", f"{day.day:02}", Tally())
+                left -= rows // 1000
+            quiet = 0 if rows else quiet + 1
+            left, looked_at = left - 1, looked_at + 1
+            self.store.note("rolled", "back", since=day.isoformat(), quiet=quiet)
+        if quiet >= _QUIET_DAYS:
+            self.store.note("rolled", "back", begins=day.isoformat())
+        return looked_at
 
     def _close_day(self, day: date) -> list[Hour]:
         """Makes the roll-up of a day, and those of its hours that are not there."""

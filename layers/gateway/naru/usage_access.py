@@ -11,9 +11,12 @@ from naru.meter import Meters
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who asks. ``key_id`` is the one key whose usage may be seen; None for an admin key, which may see all."""
+    """Who asks. ``key_id`` is the one key whose usage may be seen; None for an admin key, which may see all.
+    ``counted_as`` is the id of the key that asks, whichever it is.
+    """
 
     key_id: str | None
+    counted_as: str
 
     def require_admin(self) -> None:
         """Raises :class:`~naru.errors.PermissionDeniedError` for an app's key."""
@@ -30,9 +33,10 @@ async def reader(authorization: str | None, keys: KeyStore, meters: Meters, *, n
     switched off, and :class:`~naru.errors.StoreUnavailableError`.
     """
     try:
-        await keys.authenticate_admin(authorization, now_ms=now_ms)
+        admin_id = await keys.authenticate_admin(authorization, now_ms=now_ms)
     except PermissionDeniedError as error:
         if error.code != "admin_key_required":
             raise
-        return Reader((await meters.authenticate(authorization, now_ms=now_ms)).key_id)
-    return Reader(None)
+        key_id = (await meters.authenticate(authorization, now_ms=now_ms)).key_id
+        return Reader(key_id, key_id)
+    return Reader(None, admin_id)

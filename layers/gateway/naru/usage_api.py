@@ -5,23 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from naru.accounts import Accounts
 from naru.amounts import to_usd
 from naru.errors import InvalidRequestError
 from naru.figures import request_object, sums_object
-from naru.ledger import Row
 from naru.periods import month_of
 from naru.report import plain
 from naru.tally import Cell, Spent, Sums, Tally, Users
 from naru.usage import Bucket, Usage
 from naru.usage_query import Filters, RequestsQuery, UsageQuery
+from naru.usage_requests import cell_matches, first_cursor, newest_requests
 
 MAX_GROUPS = 10_000
-_EXAMINED_ROWS = 20_000
-"""How many rows one page may look through for those that are asked for; what is behind them is the next page's."""
 _UNTAGGED = "untagged"
 _REQUEST_COLUMNS = (
     "request_id", "at", "at_ms", "key_id", "key_name", "end_user", "batch_id", "model_asked", "model_served",
@@ -74,23 +72,8 @@ def usage_list(usage: Usage, query: UsageQuery, accounts: Accounts, *, krw_per_u
     }
 
 
-def matches(filters: Filters) -> Callable[[Cell], bool]:
-    """Whether a cell is asked for."""
-
-    def match(cell: Cell) -> bool:
-        return (
-            (not filters.key_ids or cell.key_id in filters.key_ids)
-            and (not filters.models or cell.model in filters.models)
-            and (not filters.deployments or cell.deployment in filters.deployments)
-            and (not filters.outcomes or cell.outcome in filters.outcomes)
-            and (filters.batch is None or cell.batch == filters.batch)
-        )
-
-    return match
-
-
 def _total(buckets: Iterable[Bucket], filters: Filters) -> Sums:
-    match, total = matches(filters), Sums()
+    match, total = cell_matches(filters), Sums()
     for bucket in buckets:
         total.merge(bucket.tally.sums(match))
     return total
@@ -107,13 +90,15 @@ def _time(bucket: Bucket, name: str) -> Any:
 
 
 def _cell_groups(buckets: Iterable[Bucket], query: UsageQuery, accounts: Accounts) -> dict[Group, Sums]:
-    match = matches(query.filters)
+    match = cell_matches(query.filters)
     groups: defaultdict[Group, Sums] = defaultdict(Sums)
     for bucket in buckets:
         for cell, sums in bucket.tally.cells.items():
             if match(cell):
                 for tag in _tags(query.groups, cell, accounts):
                     groups[tuple(_value(name, bucket, cell, tag) for name in query.groups)].merge(sums)
+        if len(groups) > MAX_GROUPS:
+            break  # As for end users.
     return groups
 
 
@@ -190,48 +175,23 @@ def _spent_object(spent: Spent) -> dict[str, Any]:
 def requests_list(usage: Usage, query: RequestsQuery, accounts: Accounts, *, now_ms: int) -> dict[str, Any]:
     """A page of requests, newest first, as OpenAI's lists are; ``after`` takes ``last_id``. Blocks.
 
-    A page may be short or empty though there are more: it looks through so many rows and not further.
+    A page may be short or empty though there are more: see :func:`~naru.usage_requests.newest_requests`.
     """
-    match = _row_matches(query)
-    found: list[Row] = []
-    last_id = query.after
-    has_more = False
     # Nothing is asked of days that are still to come.
-    end_ms = min(query.span.end_ms, now_ms + _DAY_MS)
-    before = f"req_{end_ms:012x}{'0' * 20}"
+    before = first_cursor(min(query.span.end_ms, now_ms + _DAY_MS))
     if query.after is not None:
         before = min(before, query.after)  # ids sort by time, and one may name a time that is still to come
-    for examined, row in enumerate(usage.reader.newest(before=before, since_ms=query.span.start_ms, now_ms=now_ms)):
-        if len(found) == query.limit or examined == _EXAMINED_ROWS:
-            has_more = True
-            break
-        last_id = row.request_id
-        if row.arrived_at_ms < query.span.end_ms and match(row):
-            found.append(row)
-    data = [request_object(row, key_name=accounts.name(row.key_id)) for row in found]
+    rows, next_after = newest_requests(
+        usage, query.filters, before=before, since_ms=query.span.start_ms, limit=query.limit, now_ms=now_ms
+    )
+    data = [request_object(row, key_name=accounts.name(row.key_id)) for row in rows]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["request_id"] if data else None,
-        "last_id": last_id,
-        "has_more": has_more,
+        "last_id": next_after or (data[-1]["request_id"] if data else None),
+        "has_more": next_after is not None,
     }
-
-
-def _row_matches(query: RequestsQuery) -> Callable[[Row], bool]:
-    filters = query.filters
-
-    def match(row: Row) -> bool:
-        return (
-            (not filters.key_ids or row.key_id in filters.key_ids)
-            and (not filters.models or row.model_served in filters.models)
-            and (not filters.deployments or row.deployment in filters.deployments)
-            and (not filters.outcomes or row.outcome in filters.outcomes)
-            and (not filters.end_users or row.end_user in filters.end_users)
-            and (filters.batch is None or (row.batch_id is not None) == filters.batch)
-        )
-
-    return match
 
 
 # ── CSV ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,12 +15,14 @@ from naru.projection import HISTORY_DAYS, project
 from naru.report import month_object, users_list
 from naru.tally import Tally, merged
 from naru.usage import Bucket, Usage
+from naru.usage_query import Filters
+from naru.usage_requests import first_cursor, newest_requests
 
 _DAYS = 30
 _TOP = 10
 _RECENT = 50
 _RECENT_DAYS = 7
-_EXAMINED_ROWS = 5_000
+_DAY_MS = 86_400_000
 
 
 def summary(
@@ -156,12 +158,13 @@ def _keys(month: Tally, accounts: Accounts) -> list[dict[str, Any]]:
 
 
 def _recent(usage: Usage, accounts: Accounts, key_id: str | None, now_ms: int) -> list[dict[str, Any]]:
-    """Of the last week, and for one key of the last few thousand requests."""
-    found = []
-    since_ms = usage.days_ago_ms(_RECENT_DAYS, now_ms=now_ms)
-    for examined, row in enumerate(usage.reader.newest(before=None, since_ms=since_ms, now_ms=now_ms)):
-        if key_id is None or row.key_id == key_id:
-            found.append(request_object(row, key_name=accounts.name(row.key_id)))
-        if len(found) == _RECENT or examined == _EXAMINED_ROWS:
-            break
-    return found
+    """Of the last week."""
+    rows, _ = newest_requests(
+        usage,
+        Filters().seen_by(key_id),
+        before=first_cursor(now_ms + _DAY_MS),  # another machine's clock may be ahead of ours
+        since_ms=usage.days_ago_ms(_RECENT_DAYS, now_ms=now_ms),
+        limit=_RECENT,
+        now_ms=now_ms,
+    )
+    return [request_object(row, key_name=accounts.name(row.key_id)) for row in rows]

@@ -51,7 +51,7 @@ OPERATIONS = (
         key="either",
         parameters=(
             *_WHEN,
-            query_parameter("after", _TEXT, "The last one of the page before."),
+            query_parameter("after", _TEXT, "last_id of the page before."),
             query_parameter("limit", {"type": "integer", "minimum": 1}),
             *_FILTERS,
             _FORMAT,
