@@ -105,6 +105,8 @@ class ClientStream:
             logger.warning("stream cut", extra=facts)
             yield sse.encode_error(error.body())
             return
+        for ending in self._relay.endings():
+            yield sse.encode_event(ending)
         if self._show_usage:
             yield sse.encode_event(self._relay.usage_chunk(usage))
         yield sse.DONE
@@ -147,6 +149,10 @@ class ClientStream:
 
     async def _break(self, broken: Exception | None) -> _Break | None:
         """What the end of a source means; None where nothing is missing."""
+        if broken is None and self._relay.falls_short:
+            broken = MismatchError()
+        if broken is not None and not _is_silent(broken):
+            self._relay.not_the_end()
         if self._relay.complete:
             # A provider that has given every finish_reason has said it all, whatever became of its last bytes.
             return None
@@ -248,6 +254,11 @@ class _Break:
     error: NaruError
     final: bool = False
     result: str = "cut"
+
+
+def _is_silent(broken: Exception) -> bool:
+    """Whether a stream ended without a word: the connection broke, or nothing came any more."""
+    return isinstance(broken, AttemptFailedError) and broken.result in {"connect", "reset", "timeout"}
 
 
 _BREAKS = (AttemptFailedError, ErrorChunkError, InvalidChunkError, MismatchError)

@@ -1,18 +1,36 @@
-"""From a provider's stream to the client's: what is forwarded, hidden, and remembered for the bill."""
+"""From a provider's stream to the client's: what is forwarded, hidden, and remembered for the bill.
+
+**When an answer is over.** A choice is whole when a ``finish_reason`` came and nothing but noise followed: providers
+send one with their thoughts, or with every chunk, and then go on. So it is held back until the stream has ended, and the
+client reads one, at the end. Behind it
+
+- words, thoughts and pieces of calls mean that it was not the end; another ``finish_reason`` must follow;
+- an error, or a chunk that cannot be read, means that the answer was cut;
+- usage, empty deltas, comments, a reset and silence mean nothing. Of two reasons the one that is not "stop" is told.
+
+A reason that says that the provider broke off ("error", "abort", …), or names calls where none came, is not an end.
+"""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
+from naru import canonical
+from naru.deltas import Deltas
 from naru.dialects import Dialect
+from naru.halves import read_json
 from naru.pricing import Usage
 from naru.tokens import CompletionCounter
-from naru.wire import compact_json, is_noise, parse_usage, usage_object
+from naru.wire import can_be_passed_on, compact_json, is_noise, parse_usage, usage_object
 
 _NULL_USAGE = b',"usage":null'
-_TEXT = frozenset({"role", "content", "reasoning_content", "reasoning"})
-_GOES_ON = frozenset({"content", "tool_calls", "refusal", "annotations"})
+_DONE = b"[DONE]"
+_TEXT = frozenset({"role", "content", *canonical.THOUGHTS})
+_ABOUT_USAGE = re.compile(rb'"usage"\s*:\s*\{|"choices"\s*:\s*\[\s*\]')
+_ABOUT_WORDS = re.compile(rb'"(?:delta|message|text|content)"')
+_GOES_ON = frozenset({"content", "tool_calls", "refusal", "annotations", canonical.OTHER_PARTS})
 
 
 class InvalidChunkError(Exception):
@@ -20,9 +38,9 @@ class InvalidChunkError(Exception):
 
 
 class ErrorChunkError(Exception):
-    """The provider reports an error in the middle of its stream; ``payload`` is its object."""
+    """The provider reports an error in the middle of its stream; ``payload`` is what it says."""
 
-    def __init__(self, payload: dict[str, Any]) -> None:
+    def __init__(self, payload: Any) -> None:
         super().__init__("error in the stream")
         self.payload = payload
 
@@ -72,7 +90,11 @@ class ChunkRelay:
         self._dialect = dialect
         self._choices = choices
         self._show_usage = show_usage
-        self._finished: set[str] = set()
+        self._deltas = Deltas(choices)
+        self._ends: dict[str, tuple[str, bytes]] = {}
+        """Of each choice that has ended the reason, and the event that says so."""
+        self._spoken: set[str] = set()
+        self._called: set[str] = set()
         self._head: dict[str, Any] = {}
         self._text: list[str] = []
         self._only_text = choices == 1
@@ -80,6 +102,8 @@ class ChunkRelay:
         self.counter = counter
         self.usage: Usage | None = None
         """What the provider reported last; running totals replace each other."""
+        self.reported: Any = None
+        """The same as it came."""
         self.usage_is_behind = False
         """Whether more of the answer has come since: some providers report once, before the first word."""
         self.has_content = False
@@ -96,8 +120,17 @@ class ChunkRelay:
 
     @property
     def complete(self) -> bool:
-        """Whether every choice has said why it ended: a stream that just stops has been cut."""
-        return len(self._finished) >= self._choices
+        """Whether every choice has ended: a stream that just stops has been cut."""
+        return self._all_ended and not self.falls_short
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether what was to be said again ended too early: it is another answer, then."""
+        return self._all_ended and self._overlap is not None and self._overlap.pending
+
+    @property
+    def _all_ended(self) -> bool:
+        return len(self._ends) >= self._choices and self._ends.keys() >= self._spoken
 
     @property
     def text(self) -> str:
@@ -109,7 +142,7 @@ class ChunkRelay:
         """Whether the answer so far is text and nothing else: half a tool call, or several answers at once, cannot be
         handed to somebody else.
         """
-        return self._only_text and not self._finished
+        return self._only_text and not self._ends
 
     def read(self, data: bytes) -> bytes | None:
         """What the client gets for one event; None where it gets nothing.
@@ -119,24 +152,41 @@ class ChunkRelay:
         chunk = self._parse(data)
         if chunk is None:
             return None
+        delta = canonical.as_chunk(chunk)
         if (usage := parse_usage(chunk.get("usage"))) is not None:
-            self.usage = usage
+            self.usage, self.reported = usage, chunk["usage"]
             self.usage_is_behind = False
-        elif self.usage is not None and _has_words(chunk["choices"]):
+        elif self.usage is not None and _has_words(delta["choices"]):
             self.usage_is_behind = True
         if not self._head and chunk.get("id"):
             self._head = {key: chunk[key] for key in ("id", "created", "model", "system_fingerprint") if key in chunk}
-        changed = self._dialect.answer(chunk)
+        changed = self._dialect.answer(delta)
+        if (choices := self._deltas.whole(changed["choices"])) is not changed["choices"]:
+            changed = {**changed, "choices": choices}
         self.counter.feed(changed)
+        if self._overlap is not None:
+            changed = {**changed, **self._head, "choices": self._rest_of(choices, self._overlap)}
         choices = changed["choices"]
-        if self._overlap is not None:
-            choices = self._rest_of(choices, self._overlap)
         self._remember(choices)
-        if not choices:
+        open_ = [went_on for choice in choices if (went_on := self._went_on(choice, data, chunk, changed)) is not None]
+        if not open_:
             return None
-        if self._overlap is not None:
-            return self._shown({**changed, **self._head, "choices": choices})
+        if any(new is not old for new, old in zip(open_, choices, strict=False)) or len(open_) < len(choices):
+            changed = {**changed, "choices": open_}
         return self._forwarded(data, chunk, changed)
+
+    def not_the_end(self) -> None:
+        """The provider has said that something is missing, or sent what nobody can read."""
+        self._ends.clear()
+
+    def endings(self) -> Iterator[bytes]:
+        """The last events of an answer that is complete: why each choice ended, after what was held back of it."""
+        for key, (_, event) in self._ends.items():
+            if held := self._deltas.held(key):
+                (choice,) = read_json(event)["choices"]
+                rest = {**choice, "delta": held, "finish_reason": None}
+                yield self._shown({"object": "chat.completion.chunk", **self._head, "choices": [rest]})
+            yield event
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk of a stream whose client asked for usage."""
@@ -147,23 +197,23 @@ class ChunkRelay:
     def _parse(self, data: bytes) -> dict[str, Any] | None:
         """The chunk, or None for what says nothing."""
         try:
-            chunk = json.loads(data)
+            chunk = read_json(data)
         except (ValueError, RecursionError) as error:
-            if self.complete or is_noise(data):
+            if is_noise(data) or (self.complete and _is_harmless(data)):
                 return None
             raise InvalidChunkError from error
+        if canonical.is_error(chunk):
+            raise ErrorChunkError(chunk)
         if isinstance(chunk, dict):
-            if chunk.get("error"):
-                raise ErrorChunkError(chunk)
             choices = chunk.get("choices")
-            if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
-                return chunk
-            if choices is None:
+            if not choices:
                 # Words are in choices; without them it can only be about the stream.
                 return {**chunk, "choices": []}
-        elif is_noise(data):
-            return None
-        if self.complete:
+            if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
+                if (broken := next((choice for choice in choices if choice.get("error")), None)) is not None:
+                    raise ErrorChunkError({"error": broken["error"]})
+                return chunk
+        elif not chunk or is_noise(data):
             return None
         raise InvalidChunkError
 
@@ -174,8 +224,6 @@ class ChunkRelay:
             delta = {key: came[key] for key in _GOES_ON & came.keys()} if isinstance(came, dict) else {}
             if isinstance(said := delta.get("content"), str):
                 delta["content"] = overlap.new(said)
-            if choice.get("finish_reason") and overlap.pending:
-                raise MismatchError
             if any(delta.values()) or choice.get("finish_reason"):
                 rest.append({**choice, "delta": {key: value for key, value in delta.items() if value}})
         return rest
@@ -183,8 +231,6 @@ class ChunkRelay:
     def _remember(self, choices: list[dict[str, Any]]) -> None:
         self.has_content = self.has_content or _has_words(choices)
         for choice in choices:
-            if choice.get("finish_reason"):
-                self._finished.add(str(choice.get("index", 0)))  # which may be anything
             if not isinstance(delta := choice.get("delta"), dict):
                 continue
             if isinstance(content := delta.get("content"), str):
@@ -192,9 +238,51 @@ class ChunkRelay:
             if self._only_text:
                 self._only_text = not any(value for key, value in delta.items() if key not in _TEXT)
 
+    def _went_on(
+        self, choice: dict[str, Any], data: bytes, chunk: dict[str, Any], changed: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """What is shown of a choice now; its end is kept for later."""
+        key, delta, reason = self._deltas.key(choice), choice.get("delta"), choice.get("finish_reason")
+        said = delta if isinstance(delta, dict) else {}
+        if speaks := canonical.has_words(said):
+            self._spoken.add(key)
+            self._ends.pop(key, None)
+        if canonical.has_call(said):
+            self._called.add(key)
+        if reason is None:
+            return choice
+        is_lost = canonical.broke_off(reason) or (canonical.needs_call(reason) and key not in self._called)
+        if is_lost:
+            self._ends.pop(key, None)
+            self._spoken.add(key)
+        elif canonical.is_end(reason):
+            self._end(key, choice, speaks=speaks, data=data, chunk=chunk, changed=changed)
+            if not speaks:
+                return None
+        return {**choice, "finish_reason": None}
+
+    def _end(
+        self,
+        key: str,
+        choice: dict[str, Any],
+        *,
+        speaks: bool,
+        data: bytes,
+        chunk: dict[str, Any],
+        changed: dict[str, Any],
+    ) -> None:
+        reason: str = choice["finish_reason"]
+        if key in self._ends and reason.lower() in {"stop", self._ends[key][0].lower()}:
+            return
+        if speaks:
+            choice = {name: value for name, value in choice.items() if name in {"index", "finish_reason"}}
+            choice["delta"] = {}
+        alone = changed if not speaks and len(changed["choices"]) == 1 else {**changed, "choices": [choice]}
+        self._ends[key] = reason, self._forwarded(data, chunk, alone)
+
     def _forwarded(self, data: bytes, chunk: dict[str, Any], changed: dict[str, Any]) -> bytes:
         # With include_usage every chunk says "usage": null but the last; without it none has the field.
-        if changed is chunk and chunk.get("usage") is None and _is_strict(data):
+        if changed is chunk and chunk.get("usage") is None and can_be_passed_on(data):
             if ("usage" in chunk) == self._show_usage:
                 return data
             if not self._show_usage and data.count(_NULL_USAGE) == 1:
@@ -209,17 +297,11 @@ class ChunkRelay:
         return compact_json(shown)
 
 
-def _is_strict(data: bytes) -> bool:
-    """Whether a chunk that Python can read is one that every client can: it may hold infinite logprobs, and half a
-    surrogate pair in the place of UTF-8. A false alarm costs nothing but time.
-    """
-    if b"NaN" in data or b"Infinity" in data:
-        return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _is_harmless(data: bytes) -> bool:
+    """Whether what cannot be read behind the last word is a piece of the usage, or of ``[DONE]``."""
+    if _DONE.startswith(data.strip()):
+        return True
+    return _ABOUT_USAGE.search(data) is not None and _ABOUT_WORDS.search(data) is None
 
 
 def _has_words(choices: list[dict[str, Any]]) -> bool:

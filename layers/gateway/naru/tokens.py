@@ -24,6 +24,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from naru import canonical
+
 if TYPE_CHECKING:
     from naru.catalog import Tokenizer
 
@@ -209,7 +211,7 @@ class CompletionCounter:
 
     def feed(self, chunk: Mapping[str, Any]) -> None:
         """Count one chunk; what is not shaped like one counts nothing."""
-        choices = chunk.get("choices")
+        choices = canonical.answer(dict(chunk)).get("choices")
         if not isinstance(choices, list):
             return
         for choice in choices:
@@ -219,20 +221,24 @@ class CompletionCounter:
             if not isinstance(delta, dict):
                 continue
             index = choice.get("index")
-            key = index if isinstance(index, int) else 0
-            for name, value in delta.items():
-                if not value:
-                    continue
-                if name in {"content", "refusal"}:
-                    self._add(self._answers, key, value)
-                elif name in {"reasoning_content", "thinking_content", "reasoning"}:
-                    self._add(self._reasoning, key, value)
-                elif name == "tool_calls" and isinstance(value, list):
-                    for call in value:
-                        if isinstance(call, dict):
-                            self._add_call(key, call.get("function") or call.get("custom"))
-                elif name == "function_call":
-                    self._add_call(key, value)
+            self._feed(index if isinstance(index, int) else 0, delta)
+
+    def _feed(self, key: int, said: Mapping[str, Any]) -> None:
+        for name, value in said.items():
+            if not value:
+                continue
+            if name in {"content", "refusal"}:
+                self._add(self._answers, key, value)
+            elif name == "reasoning_content":
+                self._add(self._reasoning, key, value)
+            elif name == canonical.OTHER_PARTS:
+                self._add(self._answers, key, canonical.text_of_other_parts(value))
+            elif name == "tool_calls" and isinstance(value, list):
+                for call in value:
+                    if isinstance(call, dict):
+                        self._add_call(key, call.get("function") or call.get("custom"))
+            elif name == "function_call":
+                self._add_call(key, value)
 
     @property
     def completion_tokens(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +11,8 @@ from typing import Any
 
 import httpx
 
-from naru import dialects
+from naru import canonical, dialects
+from naru.assembly import assembled
 from naru.catalog import Deployment
 from naru.errors import StoreUnavailableError
 from naru.failures import (
@@ -23,8 +23,10 @@ from naru.failures import (
     refused_key,
     transport_failure,
 )
+from naru.halves import read_json
 from naru.provider_keys import ProviderKeys
-from naru.sse import Decoder, Event, EventTooLargeError
+from naru.relay import ErrorChunkError, InvalidChunkError
+from naru.sse import DONE, Decoder, Event, EventTooLargeError, encode_event
 from naru.wire import compact_json, is_noise
 
 
@@ -73,7 +75,9 @@ class Upstream:
         if response.status_code != httpx.codes.OK:
             raise await self._status_failure(deployment, response, payload)
         dialect = dialects.for_name(deployment.at.dialect)
-        if isinstance(payload, dict) and payload.get("error"):
+        if isinstance(payload, str) and _is_event_stream(_beginning(response.content)):
+            return _assembled(deployment, response, choices=body.get("n") or 1)
+        if canonical.is_error(payload):
             raise fault_failure(deployment, dialect.error(200, response.headers, payload))
         if not _is_answer(payload):
             raise protocol_failure(deployment, "its answer is not a chat completion")
@@ -99,10 +103,8 @@ class Upstream:
                     await response.aread()
             if response.status_code != httpx.codes.OK:
                 raise await self._status_failure(deployment, response, _json_of(response.content))
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                raise await _not_a_stream(deployment, response)
-            events = EventStream(deployment, response)
             async with asyncio.timeout(min(patience.first_token_s, deadline_s) - (time.monotonic() - started_s)):
+                events = await _events_of(deployment, response)
                 await events.await_first_token()
         except (TimeoutError, httpx.HTTPError) as error:
             if response is not None:
@@ -174,10 +176,12 @@ class Upstream:
 class EventStream:
     """The events of one streamed answer."""
 
-    def __init__(self, deployment: Deployment, response: httpx.Response) -> None:
+    def __init__(
+        self, deployment: Deployment, response: httpx.Response, chunks: AsyncIterator[bytes] | None = None
+    ) -> None:
         self._deployment = deployment
         self._response = response
-        self._chunks: AsyncIterator[bytes] = response.aiter_bytes()
+        self._chunks = response.aiter_bytes() if chunks is None else chunks
         self._decoder = Decoder()
         self._ready: list[Event] = []
         self._ended = False
@@ -187,17 +191,22 @@ class EventStream:
         attempt and not the answer: nothing has been said to the client yet.
         """
         before: list[Event] = []
-        while (data := await self.next(None)) is not None:
+        is_over = False
+        while (data := await self._next_of_beginning()) is not None:
             before.append(Event(data))
             payload = _json_of(data)
-            if isinstance(payload, dict) and payload.get("error"):
+            if canonical.is_error(payload):
                 raise self._reported(payload)
             if not isinstance(payload, dict) and not is_noise(data):
                 break  # [DONE] before any token, or nothing that could be a chunk
             if isinstance(payload, dict) and _says_something(payload):
                 self._ready[:0] = before
                 return
-        raise protocol_failure(self._deployment, "its stream ended before it began")
+            # An error may still follow; only at the end it is an answer without a word.
+            is_over = is_over or (isinstance(payload, dict) and _names_an_end(payload))
+        if not is_over:
+            raise protocol_failure(self._deployment, "its stream ended before it began")
+        self._ready[:0] = before
 
     @property
     def silence_s(self) -> float:
@@ -208,7 +217,8 @@ class EventStream:
         """The data of the next event; None at the end.
 
         Raises :class:`AttemptFailedError` when none comes within ``timeout_s``, if that is a number, or the stream
-        breaks. Bytes that drip, and comments, are not an event.
+        breaks, and :class:`~naru.relay.ErrorChunkError` for an event of the type ``error``. Bytes that drip, and
+        comments, are not an event.
         """
         try:
             if not self._ready and not self._ended:
@@ -222,8 +232,14 @@ class EventStream:
             return None
         event = self._ready.pop(0)
         if event.event == "error":
-            raise self._reported(_json_of(event.data))
+            raise ErrorChunkError(_json_of(event.data))
         return event.data
+
+    async def _next_of_beginning(self) -> bytes | None:
+        try:
+            return await self.next(None)
+        except ErrorChunkError as error:
+            raise self._reported(error.payload) from error
 
     async def _read(self) -> None:
         """Until there is an event, or the end."""
@@ -245,32 +261,87 @@ class EventStream:
         await self._response.aclose()
 
 
-async def _not_a_stream(deployment: Deployment, response: httpx.Response) -> AttemptFailedError:
-    """A 200 of another content type: an error in JSON, or a page of some proxy."""
-    async with asyncio.timeout(deployment.patience.silence_s):
-        payload = _json_of(await response.aread())
-    if isinstance(payload, dict) and payload.get("error"):
-        return fault_failure(deployment, dialects.for_name(deployment.at.dialect).error(200, response.headers, payload))
-    return protocol_failure(deployment, f"its stream is {response.headers.get('content-type', 'of no type')!r:.100}")
+async def _events_of(deployment: Deployment, response: httpx.Response) -> EventStream:
+    """The events of a 200 for which a stream was asked. Its first bytes tell what it is, and not its content type: some
+    who stand between the provider and us answer with JSON, whole, or give a stream another type.
+
+    Raises :class:`AttemptFailedError`.
+    """
+    content_type = response.headers.get("content-type", "").lower()
+    chunks = response.aiter_bytes()
+    head = b""
+    while not (beginning := _beginning(head)) and (chunk := await anext(chunks, None)) is not None:
+        head += chunk
+    if beginning.startswith((b"{", b"[")):
+        payload = _json_of(head + b"".join([chunk async for chunk in chunks]))
+        if canonical.is_error(payload) or (isinstance(payload, list) and payload):
+            dialect = dialects.for_name(deployment.at.dialect)
+            raise fault_failure(deployment, dialect.error(200, response.headers, payload))
+        if not _is_answer(payload):
+            raise protocol_failure(deployment, "its answer is neither a stream nor a chat completion")
+        chunks = _pieces(encode_event(compact_json(payload)) + DONE)
+    elif content_type.startswith("text/event-stream") or (_is_event_stream(beginning) and "html" not in content_type):
+        chunks = _pieces(head, chunks)
+    else:
+        raise protocol_failure(deployment, f"its stream is {content_type or 'of no type'!r:.100}")
+    return EventStream(deployment, response, chunks)
+
+
+async def _pieces(head: bytes, rest: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
+    yield head
+    if rest is not None:
+        async for chunk in rest:
+            yield chunk
+
+
+def _assembled(deployment: Deployment, response: httpx.Response, *, choices: int) -> dict[str, Any]:
+    """The answer that a stream holds which came where JSON was asked for.
+
+    Raises :class:`AttemptFailedError`.
+    """
+    dialect = dialects.for_name(deployment.at.dialect)
+    try:
+        return assembled(response.content, dialect, choices=choices)
+    except ErrorChunkError as error:
+        raise fault_failure(deployment, dialect.error(200, response.headers, error.payload)) from error
+    except (InvalidChunkError, EventTooLargeError) as error:
+        raise protocol_failure(deployment, "its answer is a stream, and not a whole one") from error
+
+
+def _beginning(content: bytes) -> bytes:
+    """A body without the blanks in front of it."""
+    return content.lstrip(b"\xef\xbb\xbf \t\r\n")
+
+
+def _is_event_stream(beginning: bytes) -> bool:
+    return beginning.startswith((b"data:", b"event:", b"id:", b"retry:", b":"))
 
 
 def _says_something(chunk: dict[str, Any]) -> bool:
-    """Whether a chunk holds a token, or the reason why there will be none."""
+    """Whether a chunk holds a token."""
+    return any(any(value for key, value in delta.items() if key != "role") for delta in _deltas(chunk))
+
+
+def _names_an_end(chunk: dict[str, Any]) -> bool:
+    """Whether a chunk holds the reason why no more will come."""
     choices = chunk.get("choices")
-    for choice in choices if isinstance(choices, list) else []:
-        if not isinstance(choice, dict):
-            continue
-        delta = choice.get("delta")
-        if choice.get("finish_reason") or (
-            isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role")
-        ):
-            return True
-    return False
+    return isinstance(choices, list) and any(
+        isinstance(choice, dict) and canonical.is_end(choice.get("finish_reason")) for choice in choices
+    )
+
+
+def _deltas(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return []
+    whole = {**chunk, "choices": [choice for choice in choices if isinstance(choice, dict)]}
+    deltas = [choice.get("delta") for choice in canonical.as_chunk(whole)["choices"]]
+    return [delta for delta in deltas if isinstance(delta, dict)]
 
 
 def _json_of(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return read_json(content)
     except (ValueError, RecursionError):
         return content.decode("utf-8", "replace")
 
@@ -278,8 +349,4 @@ def _json_of(content: bytes) -> Any:
 def _is_answer(payload: Any) -> bool:
     """Whether every choice carries a message and says why it ended: a truncated or foreign body does not."""
     choices = payload.get("choices") if isinstance(payload, dict) else None
-    return (
-        isinstance(choices, list)
-        and bool(choices)
-        and all(isinstance(c, dict) and isinstance(c.get("message"), dict) and c.get("finish_reason") for c in choices)
-    )
+    return isinstance(choices, list) and bool(choices) and all(canonical.is_whole(choice) for choice in choices)

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from naru.errors import InvalidRequestError
+from naru.halves import mend
 from naru.pricing import Usage
+
+# JSON leaves these as they are, and str.splitlines, and with it httpx's iter_lines, ends a line there: U+0085, U+2028, U+2029.
+# It has to escape the other ones.
+_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+_ODD = re.compile(rb"[\x00-\x1f\x7f]|\xc2\x85|\xe2\x80[\xa8\xa9]|\\u[dD][89a-fA-F]|NaN|Infinity")
 
 MAX_DEPTH = 128
 """Of objects and arrays inside each other. Python's own limit depends on its release and on how deep the caller stands."""
@@ -368,15 +375,32 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def compact_json(value: Any) -> bytes:
-    """JSON in UTF-8 with no spaces: Korean takes half of what ``\\uXXXX`` takes.
+    """JSON in UTF-8 with no spaces: Korean takes half of what ``\\uXXXX`` takes. It is one line to every reader of lines.
 
     What JSON has no form for, and some providers send all the same, is not worth losing an answer that has been paid for:
     infinite logprobs become null, half a surrogate pair a replacement character.
     """
     try:
-        return _strict_json(value)
+        data = _strict_json(value)
     except ValueError:  # UnicodeEncodeError is one
-        return _strict_json(_sendable(value))
+        data = _strict_json(_sendable(value))
+    for separator, escaped in _SEPARATORS:
+        if separator in data:
+            data = data.replace(separator, escaped)
+    return data
+
+
+def can_be_passed_on(data: bytes) -> bool:
+    """Whether JSON that was read from ``data`` may leave in the same bytes: every client reads them as they were read
+    here, and they are one line to every reader of lines. A false alarm costs nothing but time.
+    """
+    if _ODD.search(data):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _strict_json(value: Any) -> bytes:
@@ -388,8 +412,7 @@ def _sendable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        # Through UTF-16, so that two halves that meet are a pair again.
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return mend(value)
     if isinstance(value, Mapping):
         return {_sendable(name): _sendable(part) for name, part in value.items()}
     return [_sendable(part) for part in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from naru import canonical
 from naru.dialects import FaultKind, ProviderFault
 from naru.errors import InvalidRequestError
 from naru.retry import retry_after_s
@@ -226,30 +227,13 @@ def _need(deployment: Deployment, capability: Capability, what: str, param: str,
 
 def answer(payload: dict[str, Any]) -> dict[str, Any]:
     """See :class:`naru.dialects.Dialect`."""
-    changed: dict[str, Any] = {}
+    payload = canonical.answer(payload)
     usage = payload.get("usage")
     if isinstance(usage, dict) and not _EXTRAS.isdisjoint(usage):
-        changed["usage"] = {name: value for name, value in usage.items() if name not in _EXTRAS}
-    choices = payload.get("choices")
-    if isinstance(choices, list):
-        normal = [_choice(choice) for choice in choices]
-        if any(new is not old for new, old in zip(normal, choices, strict=True)):
-            changed["choices"] = normal
-    if not changed and _EXTRAS.isdisjoint(payload):
+        payload = {**payload, "usage": {name: value for name, value in usage.items() if name not in _EXTRAS}}
+    if _EXTRAS.isdisjoint(payload):
         return payload
-    return {name: changed.get(name, value) for name, value in payload.items() if name not in _EXTRAS}
-
-
-def _choice(choice: Any) -> Any:
-    if isinstance(choice, dict):
-        for where in ("delta", "message"):
-            said = choice.get(where)
-            if isinstance(said, dict) and "thinking_content" in said:
-                renamed = {name: value for name, value in said.items() if name != "thinking_content"}
-                if not renamed.get("reasoning_content"):
-                    renamed["reasoning_content"] = said["thinking_content"]
-                choice = {**choice, where: renamed}
-    return choice
+    return {name: value for name, value in payload.items() if name not in _EXTRAS}
 
 
 # ── Errors ──────────────────────────────────────────────────────────────────────────────────────────────
