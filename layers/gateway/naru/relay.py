@@ -7,8 +7,9 @@ from typing import Any
 
 from naru.dialects import Dialect
 from naru.pricing import Usage
+from naru.provider_usage import Reading, UsageReader, usage_object, without_reports
 from naru.tokens import CompletionCounter
-from naru.wire import compact_json, is_noise, parse_usage, usage_object
+from naru.wire import compact_json, is_noise
 
 _NULL_USAGE = b',"usage":null'
 _TEXT = frozenset({"role", "content", "reasoning_content", "reasoning"})
@@ -78,8 +79,8 @@ class ChunkRelay:
         self._only_text = choices == 1
         self._overlap: Overlap | None = None
         self.counter = counter
-        self.usage: Usage | None = None
-        """What the provider reported last; running totals replace each other."""
+        self._usage = UsageReader()
+        self._is_reported = False
         self.usage_is_behind = False
         """Whether more of the answer has come since: some providers report once, before the first word."""
         self.has_content = False
@@ -98,6 +99,11 @@ class ChunkRelay:
     def complete(self) -> bool:
         """Whether every choice has said why it ended: a stream that just stops has been cut."""
         return len(self._finished) >= self._choices
+
+    @property
+    def usage(self) -> Reading | None:
+        """What the provider has reported so far."""
+        return self._usage.read()
 
     @property
     def text(self) -> str:
@@ -119,14 +125,14 @@ class ChunkRelay:
         chunk = self._parse(data)
         if chunk is None:
             return None
-        if (usage := parse_usage(chunk.get("usage"))) is not None:
-            self.usage = usage
+        if self._usage.feed(chunk):
+            self._is_reported = True
             self.usage_is_behind = False
-        elif self.usage is not None and _has_words(chunk["choices"]):
+        elif self._is_reported and _has_words(chunk["choices"]):
             self.usage_is_behind = True
         if not self._head and chunk.get("id"):
             self._head = {key: chunk[key] for key in ("id", "created", "model", "system_fingerprint") if key in chunk}
-        changed = self._dialect.answer(chunk)
+        changed = self._dialect.answer(without_reports(chunk))
         self.counter.feed(changed)
         choices = changed["choices"]
         if self._overlap is not None:
