@@ -20,7 +20,16 @@ def a_pico_dollar_a_token(worst_case_pico_usd: int) -> Stop:
     model = CATALOG.model(OMNI)
     deployment = model.deployments[0].model_copy()
     deployment.link(deployment.at, Rates(1, 1, 1, 1, currency="USD", krw_per_usd=None))
-    return Stop(OMNI, model, deployment, {}, output_limit=1, worst_case_pico_usd=worst_case_pico_usd)
+    return Stop(
+        OMNI,
+        model,
+        deployment,
+        {},
+        output_limit=1,
+        worst_case_pico_usd=worst_case_pico_usd,
+        most_prompt_tokens=worst_case_pico_usd,
+        most_completion_tokens=worst_case_pico_usd,
+    )
 
 
 def worst_case_pico_usd(body: Mapping[str, Any]) -> int:

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naru.errors import InvalidRequestError
-from naru.pricing import Usage
-from naru.wire import compact_json, parse_chat_request, parse_usage, usage_object
+from naru.wire import compact_json, parse_chat_request
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "안녕하세요"}]}
 
@@ -134,88 +133,3 @@ def test_any_json_is_accepted_or_refused_and_nothing_else(value: Any) -> None:
         compact_json(kept)
     except InvalidRequestError as error:
         compact_json(error.body())
-
-
-def test_usage_is_read_with_its_details() -> None:
-    usage = parse_usage(
-        {
-            "prompt_tokens": 100,
-            "completion_tokens": 50,
-            "total_tokens": 150,
-            "prompt_tokens_details": {"cached_tokens": 64, "cache_write_tokens": 10, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 20},
-            "cost_usd": 0.1,
-        }
-    )
-    assert usage == Usage(
-        prompt_tokens=100, completion_tokens=50, cached_tokens=64, cache_write_tokens=10, reasoning_tokens=20
-    )
-
-
-def test_reasoning_that_is_counted_apart_is_added_to_the_completion() -> None:
-    usage = parse_usage(
-        {
-            "prompt_tokens": 10,
-            "completion_tokens": 5,
-            "total_tokens": 35,
-            "completion_tokens_details": {"reasoning_tokens": 20},
-        }
-    )
-    assert usage == Usage(prompt_tokens=10, completion_tokens=25, reasoning_tokens=20)
-
-
-@pytest.mark.parametrize("completion_tokens", [0, 198])
-def test_thoughts_that_only_the_total_shows_are_part_of_the_completion(completion_tokens: int) -> None:
-    # Gemini bills 425 more tokens of output, and several gateways to it say so nowhere else.
-    usage = parse_usage(
-        {"prompt_tokens": 20, "completion_tokens": completion_tokens, "total_tokens": 445 + completion_tokens}
-    )
-    assert usage == Usage(prompt_tokens=20, completion_tokens=425 + completion_tokens, reasoning_tokens=425)
-
-
-def test_cached_tokens_that_are_counted_apart_are_added_to_the_prompt() -> None:
-    usage = parse_usage(
-        {
-            "prompt_tokens": 10,
-            "completion_tokens": 5,
-            "total_tokens": 115,
-            "prompt_tokens_details": {"cached_tokens": 70, "cache_write_tokens": 30},
-        }
-    )
-    assert usage == Usage(prompt_tokens=110, completion_tokens=5, cached_tokens=70, cache_write_tokens=30)
-
-
-@pytest.mark.parametrize("total_tokens", [None, "x", 0, 14, -1, 10**9])
-def test_a_total_that_says_nothing_changes_nothing(total_tokens: Any) -> None:
-    usage = parse_usage({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": total_tokens})
-    assert usage == Usage(prompt_tokens=10, completion_tokens=5)
-
-
-def test_a_part_that_is_larger_than_the_whole_is_cut_to_it() -> None:
-    usage = parse_usage(
-        {
-            "prompt_tokens": 10,
-            "completion_tokens": 5,
-            "prompt_tokens_details": {"cached_tokens": 99},
-            "completion_tokens_details": {"reasoning_tokens": 99},
-        }
-    )
-    assert usage == Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=10, reasoning_tokens=5)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [None, {}, [], "x", {"prompt_tokens": 1}, {"prompt_tokens": -1, "completion_tokens": 1}, {"prompt_tokens": True, "completion_tokens": 1}, {"prompt_tokens": 1.0, "completion_tokens": 1}, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}],
-)  # fmt: skip
-def test_usage_that_cannot_be_believed_is_unknown_and_not_zero(value: Any) -> None:
-    assert parse_usage(value) is None
-
-
-def test_usage_is_shown_as_openai_shows_it() -> None:
-    assert usage_object(Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4, reasoning_tokens=2)) == {
-        "prompt_tokens": 10,
-        "completion_tokens": 5,
-        "total_tokens": 15,
-        "prompt_tokens_details": {"cached_tokens": 4},
-        "completion_tokens_details": {"reasoning_tokens": 2},
-    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from naru.errors import NaruError, ProviderRejectedError, StoreUnavailableError
 from naru.ledger import Attempt, Ledger, Outcome, Part, Row, UsageSource
 from naru.meter import Admission, Meters
 from naru.pricing import Usage
+from naru.provider_usage import Reading
 from naru.routing import Stop
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 _NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 _CLOSING: set[asyncio.Task[None]] = set()
 """A task that nobody refers to may be collected before it is done."""
+_UNSURE_OF_WORDS = frozenset({"choices", "completion", "shrunk"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,50 @@ class Account:
             await self.meters.settle(self.admission, cost_pico_usd=row.cost_pico_usd, tokens=tokens)
         except StoreUnavailableError as error:
             logger.warning("meters not settled", extra={"request_id": row.request_id, **error.log})
+
+    def charged(
+        self, stop: Stop, reading: Reading | None, count: Callable[[], Usage], *, behind: bool = False
+    ) -> Usage:
+        """What an answer is charged for: what its provider reported, or where that is missing or can be read in several
+        ways, an estimate. An estimate is never more than the request was admitted with.
+
+        ``count`` gives what the gateway counts itself; ``behind`` says that the report came before the answer's end.
+        """
+        usage = count() if reading is None else self._reported(stop, reading, count, behind=behind)
+        if not usage.estimated:
+            return usage
+        return usage.within(
+            prompt_tokens=stop.most_prompt_tokens,
+            completion_tokens=stop.most_completion_tokens,
+            rest_is_prompt=reading is not None and reading.doubt == "total",
+        )
+
+    def _reported(self, stop: Stop, reading: Reading, count: Callable[[], Usage], *, behind: bool) -> Usage:
+        usage = reading.usage
+        if reading.doubt is not None:
+            logger.warning(
+                "usage is ambiguous",
+                extra={
+                    "request_id": self.subject.request_id,
+                    "deployment": stop.deployment.name,
+                    "doubt": reading.doubt,
+                    "figures": dict(reading.figures),
+                },
+            )
+        if stop.hour_writes != "none" and (unsplit := reading.unsplit_write_tokens):
+            # Written for five minutes or for an hour: the request says which, or may have meant either.
+            usage = replace(
+                usage,
+                cache_write_1h_tokens=usage.cache_write_1h_tokens + unsplit,
+                estimated=usage.estimated or stop.hour_writes == "some",
+            )
+        if not usage.prompt_tokens:
+            usage = replace(usage, prompt_tokens=count().prompt_tokens)
+        if behind or reading.doubt in _UNSURE_OF_WORDS:
+            return usage.at_least(count())
+        if not usage.completion_tokens and (counted := count()).completion_tokens:
+            return usage.at_least(counted)
+        return usage
 
     def _attempt(self, stop: Stop, result: str, since_s: float, *, maybe_billed: bool) -> None:
         name, waited_ms = stop.deployment.name, round(self.waited_s * 1000)

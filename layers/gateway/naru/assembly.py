@@ -8,6 +8,7 @@ from typing import Any
 from naru import sse
 from naru.dialects import Dialect
 from naru.halves import read_json
+from naru.provider_usage import usage_object
 from naru.relay import ChunkRelay, ErrorChunkError, InvalidChunkError
 from naru.tokens import CompletionCounter
 
@@ -36,8 +37,10 @@ def assembled(stream: bytes, dialect: Dialect, *, choices: int) -> dict[str, Any
         raise InvalidChunkError
     for chunk in relay.endings():
         answer.add(read_json(chunk))
-    # What was reported before the last word is not what will be billed; without usage the words are counted.
-    return answer.whole(usage=None if relay.usage_is_behind else relay.reported)
+    # What was reported before the last word is not what will be billed, nor is what can be read in two ways: without usage
+    # the words are counted.
+    reading = None if relay.usage_is_behind else relay.usage
+    return answer.whole(usage=usage_object(reading.usage) if reading is not None and reading.doubt is None else None)
 
 
 class _Answer:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from naru import wire
 from naru.batch_input import parse_line
 from naru.batch_progress import LineResult, LineState, Progress
 from naru.batch_reader import result_name
@@ -36,6 +35,7 @@ from naru.errors import (
 )
 from naru.keys import Proven
 from naru.objects import Objects
+from naru.provider_usage import read_usage
 from naru.request_ids import new_request_id
 
 logger = logging.getLogger(__name__)
@@ -120,10 +120,10 @@ class Lines:
         call = Call(request_id, Proven(batch.key_id), content, patience_s, batch_id=batch.batch_id)
         answer = await self._completions.create(call)
         assert isinstance(answer.body, bytes)  # noqa: S101 - nothing is streamed
-        usage = wire.parse_usage(json.loads(answer.body).get("usage"))
-        assert usage is not None  # noqa: S101 - the use case puts it there
+        reading = read_usage(json.loads(answer.body))
+        assert reading is not None  # noqa: S101 - the use case puts it there
         result = answered(
-            batch.batch_id, line.state.index, custom_id, request_id=request_id, body=answer.body, usage=usage
+            batch.batch_id, line.state.index, custom_id, request_id=request_id, body=answer.body, usage=reading.usage
         )
         ran = await self._store(batch, line, request_id, result)
         return replace(ran, headers=dict(answer.headers), overloaded=answer.headers.get("x-naru-attempts", "1") != "1")

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from naru.errors import CatalogError, ModelNotFoundError
 from naru.pricing import Currency, Rates, to_pico_usd_per_token
@@ -25,6 +25,16 @@ Strategy = Literal["priority", "weighted", "lowest-latency", "lowest-cost"]
 Tokenizer = Literal["cl100k", "o200k", "hyperclova", "claude", "gemini", "unknown"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 Seconds = Annotated[float, Field(gt=0, le=900)]
+
+
+def _as_set(value: Any) -> Any:
+    # TOML has no sets, and strict mode takes no list for one.
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return frozenset(value)
+    return value
+
+
+_AS_SET = BeforeValidator(_as_set)
 # A JSON number is exact only up to 2^53, and DynamoDB keeps 38 digits: no price comes near either.
 MicroPerMtok = Annotated[int, Field(ge=0, le=10**15)]
 
@@ -41,6 +51,15 @@ class Price(_Strict):
     output_micro_per_mtok: MicroPerMtok
     cached_input_micro_per_mtok: MicroPerMtok | None = None
     cache_write_micro_per_mtok: MicroPerMtok | None = None
+    cache_write_1h_micro_per_mtok: MicroPerMtok | None = None
+    """What is written to a cache that keeps for an hour (``cache_control`` with ``"ttl": "1h"``). Without this price, but
+    with one for other writes, such requests are refused."""
+
+    @model_validator(mode="after")
+    def _hours_come_with_minutes(self) -> Price:
+        if self.cache_write_1h_micro_per_mtok is not None and self.cache_write_micro_per_mtok is None:
+            raise ValueError("cache_write_1h_micro_per_mtok needs cache_write_micro_per_mtok")
+        return self
 
     def rates(self, krw_per_usd: int) -> Rates:
         def pico(price: int | None) -> int:
@@ -54,6 +73,9 @@ class Price(_Strict):
             output_pico_usd=pico(self.output_micro_per_mtok),
             currency=self.currency,
             krw_per_usd=krw_per_usd if self.currency == "KRW" else None,
+            cache_write_1h_pico_usd=(
+                None if self.cache_write_1h_micro_per_mtok is None else pico(self.cache_write_1h_micro_per_mtok)
+            ),
         )
 
 
@@ -94,7 +116,7 @@ class Deployment(_Strict):
     provider: str
     upstream_model: Annotated[str, Field(min_length=1, max_length=200)]
     price: Price
-    capabilities: frozenset[Capability]
+    capabilities: Annotated[frozenset[Capability], _AS_SET]
     stream_usage: bool
     """Whether the provider takes ``stream_options.include_usage``; where not, tokens of a stream are counted."""
     output_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -103,19 +125,14 @@ class Deployment(_Strict):
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
     timeouts: Timeouts | None = None
     """Its provider's, where it has none of its own."""
-    strip: frozenset[str] = frozenset()
+    strip: Annotated[frozenset[str], _AS_SET] = frozenset()
     """Request fields that this deployment does not take and whose loss does not change the answer."""
+    passes: Annotated[frozenset[str], _AS_SET] = frozenset()
+    """Request fields that it is sent although Naru does not know what they cost: the operator does. See
+    :mod:`naru.charges`."""
 
     _provider: Provider = PrivateAttr()
     _rates: Rates = PrivateAttr()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_are_sets(cls, data: Any) -> Any:
-        # TOML has no sets, and strict mode takes no list for one.
-        if isinstance(data, dict):
-            data = {key: _as_set(value) if key in {"capabilities", "strip"} else value for key, value in data.items()}
-        return data
 
     def link(self, provider: Provider, rates: Rates) -> None:
         """Called once, when the catalog is read."""
@@ -239,12 +256,6 @@ def load(path: Path = BUILT_IN) -> Catalog:
     except (OSError, UnicodeDecodeError) as error:
         raise CatalogError(f"{path}: cannot be read: {error}") from error
     return parse(text, source=str(path))
-
-
-def _as_set(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return frozenset(value)
-    return value
 
 
 def _describe(error: Any) -> str:

@@ -235,12 +235,12 @@ class ClientStream:
 
     def _part(self, *, cut: bool) -> Part:
         relay, stop = self._relay, self._source.stop
-        usage = relay.usage
-        if usage is None:
-            usage = self._estimate(stop, relay.counter)
-            usage = replace(usage, prompt_tokens=usage.prompt_tokens + self._given_tokens)
-        elif relay.usage_is_behind:
-            usage = usage.at_least(self._estimate(stop, relay.counter))
+
+        def count() -> Usage:
+            counted = self._estimate(stop, relay.counter)
+            return replace(counted, prompt_tokens=counted.prompt_tokens + self._given_tokens)
+
+        usage = self._job.account.charged(stop, relay.usage, count, behind=relay.usage_is_behind)
         return part_of(stop, replace(usage, estimated=True) if cut else usage)
 
     def _said_tokens(self, part: Part) -> int:

@@ -28,6 +28,7 @@ from naru.ledger import Ledger
 from naru.meter import Admission, ApiKey, Meters
 from naru.preferences import Preference
 from naru.pricing import Usage
+from naru.provider_usage import read_usage, usage_object, without_reports
 from naru.retry import RetryPolicy
 from naru.routing import Route, Stop
 from naru.upstream import Upstream
@@ -232,13 +233,16 @@ class Completions:
 
     async def _answer(self, plan: _Plan, job: Job) -> Answer:
         answered = await self._attempts.answer(job)
-        stop, answer = answered.stop, answered.result
-        if (usage := wire.parse_usage(answer.get("usage"))) is None:
+        stop, reading, answer = answered.stop, read_usage(answered.result), without_reports(answered.result)
+
+        def count() -> Usage:
             counter = tokens.CompletionCounter(stop.model.tokenizer)
             counter.feed(answer)
-            usage = plan.estimated_usage(stop, counter)
+            return plan.estimated_usage(stop, counter)
+
+        usage = job.account.charged(stop, reading, count)
         await job.account.close(stop, outcome="completed", usage=usage)
-        answer["usage"] = wire.usage_object(usage)
+        answer["usage"] = usage_object(usage)
         return Answer(body=wire.compact_json(answer), headers=_headers(job, stop))
 
     async def _stream(self, plan: _Plan, job: Job) -> Answer:

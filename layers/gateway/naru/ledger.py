@@ -243,6 +243,7 @@ def _usage_to_item(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "cache_write_tokens": usage.cache_write_tokens,
+        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
         "completion_tokens": usage.completion_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
     }
@@ -250,13 +251,11 @@ def _usage_to_item(usage: Usage) -> dict[str, Any]:
 
 
 def _rates_to_item(rates: Rates) -> dict[str, Any]:
-    # In this order: input, cached input, cache write, output; pico-USD a token.
-    prices = (
-        rates.input_pico_usd,
-        rates.cached_input_pico_usd,
-        rates.cache_write_pico_usd,
-        rates.output_pico_usd,
-    )
+    # In this order: input, cached input, cache write, output, and cache write for an hour where it has a price; pico-USD
+    # a token.
+    prices = [rates.input_pico_usd, rates.cached_input_pico_usd, rates.cache_write_pico_usd, rates.output_pico_usd]
+    if rates.cache_write_1h_pico_usd is not None:
+        prices.append(rates.cache_write_1h_pico_usd)
     return {
         "rates": {"L": [{"N": str(price)} for price in prices]},
         "currency": {"S": rates.currency},
@@ -319,6 +318,7 @@ def _usage_from_item(item: dict[str, Any], *, estimated: bool) -> Usage:
         completion_tokens=_number(item, "completion_tokens"),
         cached_tokens=_number(item, "cached_tokens"),
         cache_write_tokens=_number(item, "cache_write_tokens"),
+        cache_write_1h_tokens=_number(item, "cache_write_1h_tokens"),
         reasoning_tokens=_number(item, "reasoning_tokens"),
         estimated=estimated,
     )
@@ -334,6 +334,7 @@ def _rates_from_item(item: dict[str, Any]) -> Rates:
         output_pico_usd=price[3],
         currency=currency,
         krw_per_usd=_number(item, "krw_per_usd") or None,
+        cache_write_1h_pico_usd=price[4] if len(price) > 4 else None,
     )
 
 

@@ -18,7 +18,7 @@ Currency = Literal["USD", "KRW"]
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one answer, as OpenAI counts them: cached and cache-written tokens are part of the prompt's,
-    reasoning tokens are part of the completion's.
+    reasoning tokens are part of the completion's. Tokens written for an hour are part of the cache-written ones.
     """
 
     prompt_tokens: int
@@ -26,6 +26,7 @@ class Usage:
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     estimated: bool = False
     """True when the provider did not say, and the gateway counted."""
 
@@ -42,6 +43,25 @@ class Usage:
             estimated=True,
         )
 
+    def within(self, *, prompt_tokens: int, completion_tokens: int, rest_is_prompt: bool = False) -> Usage:
+        """These tokens, no more than a request can have used at most. ``rest_is_prompt`` if what is too much for an answer
+        can only have been input.
+        """
+        completion = min(self.completion_tokens, completion_tokens)
+        rest = self.completion_tokens - completion if rest_is_prompt else 0
+        prompt = min(self.prompt_tokens + rest, prompt_tokens)
+        cached = min(self.cached_tokens, prompt)
+        written = min(self.cache_write_tokens, prompt - cached)
+        return replace(
+            self,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cached_tokens=cached,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=min(self.cache_write_1h_tokens, written),
+            reasoning_tokens=min(self.reasoning_tokens, completion),
+        )
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
@@ -49,6 +69,7 @@ class Usage:
             cached_tokens=self.cached_tokens + other.cached_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             estimated=self.estimated or other.estimated,
         )
 
@@ -65,6 +86,8 @@ class Rates:
     """The currency in which the provider states its prices."""
     krw_per_usd: int | None
     """The rate used to convert a price in won; None for a price in dollars."""
+    cache_write_1h_pico_usd: int | None = None
+    """What is written to a cache for an hour; None where it costs what other writes cost."""
 
     def cost_pico_usd(self, usage: Usage) -> int:
         """The exact cost of ``usage``."""
@@ -72,14 +95,23 @@ class Rates:
         return (
             uncached_tokens * self.input_pico_usd
             + usage.cached_tokens * self.cached_input_pico_usd
-            + usage.cache_write_tokens * self.cache_write_pico_usd
+            + (usage.cache_write_tokens - usage.cache_write_1h_tokens) * self.cache_write_pico_usd
+            + usage.cache_write_1h_tokens * self._hour_pico_usd
             + usage.completion_tokens * self.output_pico_usd
         )
 
-    def worst_case_pico_usd(self, *, prompt_tokens: int, completion_tokens: int) -> int:
-        """The most that a request within these token limits can cost."""
+    def worst_case_pico_usd(self, *, prompt_tokens: int, completion_tokens: int, hour_writes: bool = False) -> int:
+        """The most that a request within these token limits can cost; ``hour_writes`` if it asks for writes to a cache
+        that keeps them for an hour.
+        """
         dearest_input = max(self.input_pico_usd, self.cached_input_pico_usd, self.cache_write_pico_usd)
+        if hour_writes:
+            dearest_input = max(dearest_input, self._hour_pico_usd)
         return prompt_tokens * dearest_input + completion_tokens * self.output_pico_usd
+
+    @property
+    def _hour_pico_usd(self) -> int:
+        return self.cache_write_pico_usd if self.cache_write_1h_pico_usd is None else self.cache_write_1h_pico_usd
 
 
 def to_pico_usd_per_token(price_micro_per_mtok: int, *, currency: Currency, krw_per_usd: int) -> int:

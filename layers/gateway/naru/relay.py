@@ -22,8 +22,9 @@ from naru.deltas import Deltas
 from naru.dialects import Dialect
 from naru.halves import read_json
 from naru.pricing import Usage
+from naru.provider_usage import Reading, UsageReader, usage_object, without_reports
 from naru.tokens import CompletionCounter
-from naru.wire import can_be_passed_on, compact_json, is_noise, parse_usage, usage_object
+from naru.wire import can_be_passed_on, compact_json, is_noise
 
 _NULL_USAGE = b',"usage":null'
 _DONE = b"[DONE]"
@@ -100,10 +101,8 @@ class ChunkRelay:
         self._only_text = choices == 1
         self._overlap: Overlap | None = None
         self.counter = counter
-        self.usage: Usage | None = None
-        """What the provider reported last; running totals replace each other."""
-        self.reported: Any = None
-        """The same as it came."""
+        self._usage = UsageReader()
+        self._is_reported = False
         self.usage_is_behind = False
         """Whether more of the answer has come since: some providers report once, before the first word."""
         self.has_content = False
@@ -133,6 +132,11 @@ class ChunkRelay:
         return len(self._ends) >= self._choices and self._ends.keys() >= self._spoken
 
     @property
+    def usage(self) -> Reading | None:
+        """What the provider has reported so far."""
+        return self._usage.read()
+
+    @property
     def text(self) -> str:
         """What the client has of the answer."""
         return "".join(self._text)
@@ -153,14 +157,14 @@ class ChunkRelay:
         if chunk is None:
             return None
         delta = canonical.as_chunk(chunk)
-        if (usage := parse_usage(chunk.get("usage"))) is not None:
-            self.usage, self.reported = usage, chunk["usage"]
+        if self._usage.feed(chunk):
+            self._is_reported = True
             self.usage_is_behind = False
-        elif self.usage is not None and _has_words(delta["choices"]):
+        elif self._is_reported and _has_words(delta["choices"]):
             self.usage_is_behind = True
         if not self._head and chunk.get("id"):
             self._head = {key: chunk[key] for key in ("id", "created", "model", "system_fingerprint") if key in chunk}
-        changed = self._dialect.answer(delta)
+        changed = self._dialect.answer(without_reports(delta))
         if (choices := self._deltas.whole(changed["choices"])) is not changed["choices"]:
             changed = {**changed, "choices": choices}
         self.counter.feed(changed)

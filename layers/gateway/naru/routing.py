@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from naru import dialects, tokens
+from naru import charges, dialects, tokens
 from naru.catalog import Catalog, Deployment, Model, Strategy
+from naru.charges import HourWrites
 from naru.errors import InvalidRequestError
 from naru.preferences import Preference
 from naru.retry import RetryPolicy
@@ -43,6 +44,10 @@ class Stop:
     """The most tokens that a choice may have."""
     worst_case_pico_usd: int
     """The most that one call can cost here."""
+    most_prompt_tokens: int
+    most_completion_tokens: int
+    """Of all choices together."""
+    hour_writes: HourWrites = "none"
     ready_s: float = 0.0
     """When it may be called again (monotonic clock)."""
     queued_s: float = 0.0
@@ -271,12 +276,24 @@ def _new_stop(
     translated = dialects.for_name(deployment.at.dialect).request_body(
         body, deployment=deployment, output_limit=output_limit
     )
+    # What does not fit into the context is refused, not billed.
+    prompt_tokens = min(prompt_bound, deployment.context_tokens)
+    completion_tokens = tokens.upper_bound_completion(body, output_limit=output_limit)
+    hours = charges.hour_writes(translated, deployment)
     worst_case_pico_usd = deployment.rates.worst_case_pico_usd(
-        # What does not fit into the context is refused, not billed.
-        prompt_tokens=min(prompt_bound, deployment.context_tokens),
-        completion_tokens=tokens.upper_bound_completion(body, output_limit=output_limit),
+        prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, hour_writes=hours != "none"
     )
-    return Stop(name, model, deployment, translated, output_limit, worst_case_pico_usd)
+    return Stop(
+        name,
+        model,
+        deployment,
+        translated,
+        output_limit,
+        worst_case_pico_usd,
+        most_prompt_tokens=prompt_tokens,
+        most_completion_tokens=completion_tokens,
+        hour_writes=hours,
+    )
 
 
 def _prompt_bound(prompt: tokens.Prompt, model: Model) -> int:

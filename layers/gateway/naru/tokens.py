@@ -11,7 +11,7 @@ counts with everything outside ASCII escaped, since some chat templates render t
 
 **What has no bound:** search results that a provider fetches, and the pages of a file; no dialect lets those pass. Nor
 has a part of a kind that is not known here, or a film or document in an image's place: a short link may be an hour's
-film. A caller may lower a bound to the deployment's context window: what does not fit there is refused, not billed.
+film (see :func:`naru.charges.is_one_image`). A caller may lower a bound to the deployment's context window: what does not fit there is refused, not billed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from naru import canonical
+from naru import canonical, charges
 
 if TYPE_CHECKING:
     from naru.catalog import Tokenizer
@@ -69,6 +69,8 @@ class _Family:
     space: int = 100
     low_detail_bound: int | None = None
     """None where ``detail`` changes nothing, or not enough to be worth a rule."""
+    films: bool = False
+    """Whether some of its models take films or documents in an image's place."""
     rewrites: bool = False
     """Whether the tokenizer may rewrite text before it cuts it."""
 
@@ -90,11 +92,19 @@ class _Family:
 _FAMILIES: dict[str, _Family] = {
     "cl100k": _Family(hangul=1_050, other=1_000, image_estimate=765, image_bound=1_445),
     "o200k": _Family(hangul=550, other=700, image_estimate=765, image_bound=48_169, low_detail_bound=2_833),
-    "hyperclova": _Family(hangul=550, other=800, image_estimate=1_024, image_bound=6_400),
+    "hyperclova": _Family(hangul=550, other=800, image_estimate=1_024, image_bound=6_400, films=True),
     "claude": _Family(hangul=1_050, other=1_000, image_estimate=1_590, image_bound=4_784, rewrites=True),
-    "gemini": _Family(hangul=700, other=800, image_estimate=1_032, image_bound=6_450, rewrites=True),
-    "unknown": _Family(hangul=1_050, other=1_000, image_estimate=1_590, image_bound=48_169, rewrites=True),
+    "gemini": _Family(hangul=700, other=800, image_estimate=1_032, image_bound=6_450, films=True, rewrites=True),
+    "unknown": _Family(hangul=1_050, other=1_000, image_estimate=1_590, image_bound=48_169, films=True, rewrites=True),
 }
+
+_MESSAGE_FIELDS = frozenset(
+    {
+        "content", "role", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning",
+        "reasoning_content", "reasoning_details", "thinking_blocks", "annotations", "cache_control", "prefix", "partial",
+    }
+)  # fmt: skip
+_PART_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 
 _Kind = Literal["text", "json", "unknown", "image", "message", "part", "tool_call", "tools", "tool"]
 # Characters that no normal form changes or puts together with others in more bytes: ASCII, Hangul syllables, Han.
@@ -152,10 +162,11 @@ class Prompt:
             words = _text_bound(self._text, family) + (_json_bound(self._values, family) if self._values else 0)
             self._bounds[tokenizer] = words
         bound = _REQUEST_BOUND + words + _NO_BOUND * len(self._unknown)
-        if image_tokens is None:
-            bound += sum(_image_bound(image, family) for image in self._images)
-        else:
-            bound += image_tokens * len(self._images)
+        for image in self._images:
+            if not charges.is_one_image(_address(image), films=family.films):
+                bound += _NO_BOUND
+            else:
+                bound += _image_bound(image, family) if image_tokens is None else image_tokens
         return bound + sum(_BOUNDS[kind] * count for kind, count in self._counts.items())
 
     def estimate(self, tokenizer: Tokenizer) -> int:
@@ -164,11 +175,13 @@ class Prompt:
             return known
         family = _FAMILIES[tokenizer]
         milli = _milli_tokens(self._text, family)
-        if values := [*self._values, *self._unknown]:
+        images = [image for image in self._images if charges.is_one_image(_address(image), films=family.films)]
+        others = [image for image in self._images if not charges.is_one_image(_address(image), films=family.films)]
+        if values := [*self._values, *self._unknown, *others]:
             milli += _milli_tokens(json.dumps(values, ensure_ascii=False, separators=(",", ":")), family)
         # Of parts and tools the words are counted; their wrapping is small.
         tokens = _REQUEST_ESTIMATE + _MESSAGE_ESTIMATE * self._counts["message"]
-        tokens += sum(_image_estimate(image, family) for image in self._images)
+        tokens += sum(_image_estimate(image, family) for image in images)
         self._estimates[tokenizer] = estimated = _up(milli + 1_000 * tokens)
         return estimated
 
@@ -190,7 +203,8 @@ def upper_bound_completion(body: Mapping[str, Any], *, output_limit: int) -> int
     n = body.get("n")
     choices = n if isinstance(n, int) and n > 1 else 1
     prediction = body.get("prediction")
-    return choices * (output_limit + (0 if prediction is None else len(json.dumps(prediction))))
+    predicted = 0 if prediction is None else len(json.dumps(prediction))
+    return choices * (output_limit + charges.thinking_tokens(body) + predicted)
 
 
 def estimate(text: str, tokenizer: Tokenizer) -> int:
@@ -300,6 +314,8 @@ def _walk_message(message: Any) -> Iterator[tuple[_Kind, Any]]:
         elif isinstance(value, str):
             yield "part", None
             yield "text", value
+        elif name not in _MESSAGE_FIELDS:
+            yield "unknown", value  # a file, or an answer that was spoken: anything by its id
         else:
             if name == "tool_calls" and isinstance(value, list):
                 for _ in value:
@@ -308,28 +324,25 @@ def _walk_message(message: Any) -> Iterator[tuple[_Kind, Any]]:
 
 
 def _walk_part(part: Any) -> Iterator[tuple[_Kind, Any]]:
-    if isinstance(part, dict):
-        match part.get("type"):
-            case "text" if isinstance(part.get("text"), str):
-                yield "text", part["text"]
-                return
-            case "image_url" if isinstance(part.get("image_url"), (dict, str)) and not _is_other_media(part):
-                yield "image", part["image_url"]
-                return
-            case "refusal" | "input_audio":
-                pass
-            case _:
-                yield "unknown", part
-                return
-    # Audio among them: no provider makes more than one token of a byte of it, and base64 is a third longer than that.
-    yield "json", part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str) or not part.keys() <= {"type", kind, *_PART_MARKS}:
+        yield "unknown", part  # a part that is another one besides
+    elif kind == "text" and isinstance(part.get("text"), str):
+        yield "text", part["text"]
+    elif kind == "image_url" and _address(part.get("image_url")) is not None:
+        yield "image", part["image_url"]
+    elif kind == "refusal" or (kind == "input_audio" and charges.is_recording(part.get("input_audio"))):
+        # No provider makes more than one token of a byte of audio, and base64 is a third longer than that.
+        yield "json", part
+    else:
+        yield "unknown", part
 
 
-def _is_other_media(part: Mapping[str, Any]) -> bool:
-    # Some providers take a video or a document in the place of an image.
-    image = part["image_url"]
-    url = image.get("url") if isinstance(image, dict) else image
-    return isinstance(url, str) and url[:5].lower() == "data:" and url[5:11].lower() != "image/"
+def _address(image: Any) -> Any:
+    """An image's URL; None where there may be something else."""
+    if isinstance(image, dict):
+        return image.get("url") if image.keys() <= {"url", "detail"} else None
+    return image
 
 
 def _is_low_detail(image: Any) -> bool:

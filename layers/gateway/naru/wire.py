@@ -1,7 +1,7 @@
-"""OpenAI's wire contract: what a request may look like, and how its usage is read.
+"""OpenAI's wire contract: what a request may look like.
 
-A request is checked where the gateway or every provider depends on it, and is then passed on as it came: fields
-that are not named here reach the provider untouched, so a new feature needs no new release of Naru.
+A request is checked where the gateway or every provider depends on it. Which of its fields are then sent on is the
+dialects' to say (:mod:`naru.charges`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 
 from naru.errors import InvalidRequestError
 from naru.halves import mend
-from naru.pricing import Usage
 
 # JSON leaves these as they are, and str.splitlines, and with it httpx's iter_lines, ends a line there: U+0085, U+2028, U+2029.
 # It has to escape the other ones.
@@ -327,53 +326,6 @@ def _at_most(most: int, param: str | None, value: Any) -> None:
     )
 
 
-def parse_usage(value: Any) -> Usage | None:
-    """What the provider says it will bill; None where it says nothing that can be believed.
-
-    OpenAI counts cached tokens within the prompt's and reasoning tokens within the completion's. Providers that
-    count them apart are recognised by their total. Gateways to Gemini often name the thoughts nowhere else: they are what
-    the total has and nobody explains.
-    """
-    if not isinstance(value, Mapping):
-        return None
-    prompt_tokens, completion_tokens = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
-    if prompt_tokens is None or completion_tokens is None or not prompt_tokens + completion_tokens:
-        return None  # no prompt is empty: zeros are what some send who have not counted
-    prompt_details, completion_details = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
-    cached_tokens = _detail(prompt_details, "cached_tokens")
-    cache_write_tokens = _detail(prompt_details, "cache_write_tokens")
-    reasoning_tokens = _detail(completion_details, "reasoning_tokens")
-    apart = (_count(value.get("total_tokens")) or 0) - prompt_tokens - completion_tokens
-    if apart > 0 and apart == cached_tokens + cache_write_tokens != reasoning_tokens:
-        prompt_tokens += apart
-    elif apart > 0:
-        completion_tokens += apart
-        reasoning_tokens = max(reasoning_tokens, apart)
-    # A part cannot be larger than the whole: what contradicts itself is billed at the full rate.
-    cached_tokens = min(cached_tokens, prompt_tokens)
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        cached_tokens=cached_tokens,
-        cache_write_tokens=min(cache_write_tokens, prompt_tokens - cached_tokens),
-        reasoning_tokens=min(reasoning_tokens, completion_tokens),
-    )
-
-
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """Usage as OpenAI shows it."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cached_tokens,
-            **({"cache_write_tokens": usage.cache_write_tokens} if usage.cache_write_tokens else {}),
-        },
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
 def compact_json(value: Any) -> bytes:
     """JSON in UTF-8 with no spaces: Korean takes half of what ``\\uXXXX`` takes. It is one line to every reader of lines.
 
@@ -437,14 +389,6 @@ def _is_too_deep(text: str, value: Any) -> bool:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 10**9 else None
-
-
-def _detail(details: Any, name: str) -> int:
-    return (_count(details.get(name)) or 0) if isinstance(details, Mapping) else 0
 
 
 _TAGS = frozenset({"~text", "~image", "~list", "~other"})

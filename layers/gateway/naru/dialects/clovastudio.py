@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from naru import charges
 from naru.dialects import FaultKind, ProviderFault, openai
 from naru.dialects.openai import answer, unsupported
 
@@ -63,6 +64,8 @@ _KIND_OF_CODE: dict[str, FaultKind] = {
 def request_body(body: Mapping[str, Any], *, deployment: Deployment, output_limit: int) -> dict[str, Any]:
     """See :class:`naru.dialects.Dialect`."""
     asked = {name: value for name, value in body.items() if name not in deployment.strip}
+    charges.refuse_unknown_fields(asked, deployment)
+    charges.thinking_tokens(asked)
     _refuse_content(asked, deployment)
     translated: dict[str, Any] = {}
     for name, value in asked.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from naru import canonical
+from naru import canonical, charges
 from naru.dialects import FaultKind, ProviderFault
 from naru.errors import InvalidRequestError
 from naru.retry import retry_after_s
@@ -91,6 +91,7 @@ _KIND_OF_STATUS: dict[int, FaultKind] = {
 def request_body(body: Mapping[str, Any], *, deployment: Deployment, output_limit: int) -> dict[str, Any]:
     """See :class:`naru.dialects.Dialect`."""
     translated = {name: value for name, value in body.items() if name not in deployment.strip}
+    charges.refuse_unbounded(translated, deployment)
     refuse_content(translated, deployment)
     refuse_tools(translated, deployment)
     _refuse_other_abilities(translated, deployment)
@@ -167,16 +168,6 @@ def refuse_tools(body: Mapping[str, Any], deployment: Deployment) -> None:
     for name in ("tools", "functions"):
         if body.get(name):
             _need(deployment, "tools", "tools", name, "Leave them out")
-    tools = body.get("tools")
-    for i, tool in enumerate(tools if isinstance(tools, list) else []):
-        if isinstance(tool, dict) and tool.get("type", "function") not in ("function", "custom"):
-            # What a provider's own tool searches and reads comes back as a part of the prompt.
-            raise unsupported(
-                "Only tools that the client runs are supported, since what a provider's own cost cannot be bounded "
-                "beforehand. Describe the tool as a function.",
-                param=f"tools[{i}].type",
-                value=True,
-            )
 
 
 def refuse_choices(body: Mapping[str, Any], deployment: Deployment) -> None:
@@ -200,19 +191,6 @@ def _refuse_other_abilities(body: Mapping[str, Any], deployment: Deployment) -> 
         _need(deployment, "audio", "audio", "modalities", 'Ask for ["text"]')
     if body.get("audio") is not None:
         _need(deployment, "audio", "audio", "audio", "Leave it out")
-    if body.get("web_search_options") is not None:
-        raise unsupported(
-            "Web search is not supported, since it is billed by the search and not by the token. Search first, and "
-            "put the results into a message.",
-            param="web_search_options",
-        )
-    if body.get("service_tier") in ("priority", "fast"):
-        raise unsupported(
-            "Only the standard service tier is supported: the dearer ones are not in the price list that requests are "
-            "accounted by. Leave service_tier out.",
-            param="service_tier",
-            value=True,
-        )
 
 
 def _need(deployment: Deployment, capability: Capability, what: str, param: str, advice: str) -> None:
