@@ -123,7 +123,7 @@ class Completions:
         except InvalidRequestError as error:
             await self.refuse(error, call.authorization)
         # What is known about the providers is looked up while the meters decide.
-        admission, _ = await asyncio.gather(self._admit(call, plan), self._health.refresh(plan.route.deployments))
+        admission, _ = await asyncio.gather(self._admit(call, plan), self._health.refresh(plan.route.health_items))
         await self._keep_allowed(plan, admission)
         request = plan.request
         account = Account(

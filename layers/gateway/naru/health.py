@@ -359,7 +359,7 @@ class Health:
             await self._breakers.failed(above, permit, tenant="")
         elif opened:
             # One deployment of it that is ill says nothing of the others; several do.
-            await self._breakers.failed(above, permit, tenant=tenant_tag(permit.deployment))
+            await self._breakers.failed(above, permit, tenant=tenant_tag(permit.deployment), settled=True)
 
     async def _give_up_probes(self, permit: Permit) -> None:
         try:

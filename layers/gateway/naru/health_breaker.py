@@ -137,8 +137,11 @@ class Breakers:
             known.answers_ms.append(now_ms)
             await self._report_answers(known, now_ms)
 
-    async def failed(self, known: Known, permit: Permit, *, tenant: str) -> bool:
-        """A call has failed, with a request of this tenant's; whether the breaker is open for all because of it."""
+    async def failed(self, known: Known, permit: Permit, *, tenant: str, settled: bool = False) -> bool:
+        """A call has failed, with a request of this tenant's; whether the breaker is open for all because of it.
+
+        ``settled`` says that others had the time to be answered, too.
+        """
         if known.state.deployment in permit.probes:
             await self.end_probe(known, permit, verdict=False)
             return known.state.is_open_to("")
@@ -152,6 +155,8 @@ class Breakers:
         before = known.state
         unreported = known.unreported(now_ms)
         own = known.failures_in_row if known.in_flight <= 1 else 0
+        if settled:
+            own = known.policy.own_failures
 
         def plan(state: State) -> State | None:
             if not states.must_open(

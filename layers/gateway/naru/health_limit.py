@@ -332,10 +332,13 @@ def with_shares(state: State, holders: dict[str, Holder]) -> State:
 
 
 def for_batches(state: State, *, now_ms: int, policy: HealthPolicy) -> int:
-    """How many slots all batches may have together: interactive calls go first."""
+    """How many slots all batches may have together: interactive calls go first. Where those take no slots one is left
+    for batches, since nobody else could find out that a limit of one has become too low.
+    """
     in_use = state.live_calls(now_ms)
     reserved = state.reserved(now_ms, policy)
-    return max(0, state.limit - max(reserved, in_use + (reserved > 0) if in_use else 0))
+    least = 0 if state.is_limited(now_ms) else 1
+    return max(least, state.limit - max(reserved, in_use + (reserved > 0) if in_use else 0))
 
 
 def divided(total: int, wanted: dict[str, int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from naru import dialects, tokens
 from naru.catalog import Catalog, Deployment, Model, Strategy
 from naru.errors import InvalidRequestError
+from naru.health_state import provider_item
 from naru.preferences import Preference
 from naru.retry import RetryPolicy
 
@@ -119,6 +120,12 @@ class Route:
     def deployments(self) -> list[str]:
         """The names of all that may be called."""
         return [stop.deployment.name for stop in self._stops]
+
+    @property
+    def health_items(self) -> list[str]:
+        """What the shared health knows them and their providers by."""
+        providers = dict.fromkeys(stop.deployment.provider for stop in self._stops)
+        return [*self.deployments, *map(provider_item, providers)]
 
     @property
     def is_last_resort(self) -> bool:
