@@ -106,6 +106,8 @@ class Outcome:
     refused: int
     limits: list[tuple[float, int]] = field(default_factory=list)
     """When the limit became what."""
+    refused_s: list[float] = field(default_factory=list)
+    answered_s: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -118,9 +120,18 @@ class _Worker:
 
 
 def run(
-    provider: Provider, *, calls: int, workers: int, seed: int, state: State | None = None, until_s: float = 10_000
+    provider: Provider,
+    *,
+    calls: int,
+    workers: int,
+    seed: int,
+    state: State | None = None,
+    until_s: float = 10_000,
+    most: Callable[[float], int] = lambda _: 10**6,
 ) -> Outcome:
-    """So many calls by so many workers, who ask for their shares as a batch worker does."""
+    """So many calls by so many workers, who ask for their shares as a batch worker does, and want at most ``most`` slots
+    each at a time.
+    """
     rng = random.Random(seed)
     shared = state or State("d")
     events: list[tuple[float, int, Callable[[], None]]] = []
@@ -144,7 +155,7 @@ def run(
             shared = released(shared, worker.name, now_ms=ms()) or shared
             return
         before = shared.limit
-        wanted = max(1, waiting + backing_off + worker.seen.in_flight)
+        wanted = max(1, min(most(now_s), waiting + backing_off + worker.seen.in_flight))
         sample = worker.seen.sample(shared.round_ms)
         shared = held(shared, worker.name, wanted=wanted, sample=sample, now_ms=ms(), policy=POLICY)
         worker.slots = shared.holders[worker.name].slots
@@ -174,6 +185,7 @@ def run(
         nonlocal backing_off
         backing_off += 1
         outcome.refused += 1
+        outcome.refused_s.append(now_s)
         worker.seen.failed(overload=True)
         worker.seen.ended()
 
@@ -194,6 +206,7 @@ def run(
         worker.seen.answered(began_ms=began_ms, latency_ms=round(takes_s * 1000))
         worker.seen.ended()
         outcome.makespan_s = now_s
+        outcome.answered_s.append(now_s)
         send(worker)
 
     for index, worker in enumerate(team):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from naru import aws_calls, health_store
-from naru.attributes import from_item
+from naru.attributes import from_item, to_item
 from naru.health import Health, NotNowError, Permit
 from naru.health_state import State
 from tests.dynamodb_model import DynamoDB
@@ -58,16 +58,9 @@ def opened(world: World) -> None:
 def limited(world: World, limit: int) -> None:
     """A deployment that takes so many calls at once."""
 
-    async def work() -> None:
-        health = world.environment(99)
-        while not (state := world.state()).limit or state.limit > limit:
-            permit = await health.enter(OMNI)
-            await health.failed(permit, kind="overload", retry_after_s=None)
-            await health.leave(permit)
-            world.pass_s(1)
-
-    with at_once():
-        asyncio.run(work())
+    until_ms = world.now_ms + 60_000
+    state = State(OMNI, version=1, limit=limit, room=limit, limited_until_ms=until_ms, cut_ms=world.now_ms - 5000)
+    world.table.put_item(TableName=TABLE, Item=to_item(state.values()))
     assert world.state().limit == limit
 
 

@@ -27,7 +27,7 @@ class Told:
         async def let_go(_: Health, __: str, *, holder: str) -> None:
             pass
 
-        async def enter(_: Health, deployment: str, *, interactive: bool = True) -> Permit:
+        async def enter(_: Health, deployment: str, *, interactive: bool = True, **__: str) -> Permit:
             self.entered += 1
             return Permit(deployment, interactive, f"p{self.entered}")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import pytest
 
-from naru.health import Health, NotNowError, Sample
+from naru.health import Health, NotNowError, Permit, Sample
 from naru.health_state import HealthPolicy
 from tests.health_world import OMNI, World, at_once
 
@@ -48,6 +48,15 @@ async def call(
         await health.answered(permit, latency_s=latency_s)
     else:
         await health.failed(permit, kind=outcome, retry_after_s=retry_after_s)
+    await health.leave(permit)
+
+
+async def end(health: Health, permit: Permit, outcome: Kind | None, *, unreachable: bool = False) -> None:
+    """A call ends, like this."""
+    if outcome is None:
+        await health.answered(permit, latency_s=0.85)
+    else:
+        await health.failed(permit, kind=outcome, retry_after_s=None, unreachable=unreachable)
     await health.leave(permit)
 
 
@@ -308,7 +317,11 @@ def test_a_prober_that_died_is_replaced_after_its_lease(world: World) -> None:
     run(work())
 
 
-def test_a_prober_that_was_thought_dead_decides_nothing(world: World) -> None:
+@pytest.mark.parametrize(("outcome", "after"), [(None, "closed"), ("failure", "half_open")])
+def test_of_a_prober_that_was_thought_dead_only_a_good_answer_counts(
+    world: World, outcome: Kind | None, after: str
+) -> None:
+    """Its answer took longer than the lease, and somebody else probes by now."""
     one, other = world.environment(1), world.environment(2)
 
     async def work() -> None:
@@ -318,10 +331,96 @@ def test_a_prober_that_was_thought_dead_decides_nothing(world: World) -> None:
         world.pass_s(36)
         await other.refresh([OMNI])
         await other.enter(OMNI)
-        await one.answered(late, latency_s=36)
-        assert world.state().breaker == "half_open"
-        await one.leave(late)
-        assert world.state().breaker == "half_open"
+        await end(one, late, outcome)
+        assert world.state().breaker == after
+
+    run(work())
+
+
+@pytest.mark.parametrize("answers_after_s", [0.5, 20, 36, 71, 300])
+@pytest.mark.parametrize("environments", [1, 7])
+def test_a_breaker_closes_with_the_first_good_answer_however_long_it_takes(
+    world: World, answers_after_s: float, environments: int
+) -> None:
+    """A request every second, from any of the environments. Probes follow each other every 35 s."""
+    everyone = [world.environment(seed) for seed in range(environments)]
+    first_s: list[float] = []
+    late: list[str] = []
+
+    async def request(health: Health) -> None:
+        await health.refresh([OMNI])
+        try:
+            permit = await health.enter(OMNI)
+        except NotNowError as not_now:
+            if first_s and world.now_s > first_s[0] + 2:
+                late.append(str(not_now))
+            return
+
+        async def answer() -> None:
+            first_s.append(world.now_s)
+            await end(health, permit, None)
+
+        world.at(world.now_s + answers_after_s, answer)
+
+    async def ill() -> None:
+        await open_breaker(everyone[0])
+
+    world.at(0, ill)
+    for second in range(1, 400):
+        world.at(second, lambda second=second: request(everyone[second % environments]))  # type: ignore[misc]
+    world.run()
+    assert first_s[0] <= 5 + 1 + answers_after_s
+    # Within two seconds everybody has looked again.
+    assert late == []
+    assert world.state().breaker == "closed"
+
+
+def test_the_first_token_of_a_stream_closes_the_breaker(world: World) -> None:
+    """The stream itself may go on for minutes."""
+    health = world.environment()
+
+    async def work() -> None:
+        await open_breaker(health)
+        world.pass_s(5.1)
+        permit = await health.enter(OMNI)
+        await health.answered(permit, latency_s=0.4)
+        assert world.state().breaker == "closed"
+        world.pass_s(300)
+        await health.leave(permit)
+        assert world.state().breaker == "closed"
+
+    run(work())
+
+
+def test_an_answer_to_a_call_from_before_it_opened_closes_nothing(world: World) -> None:
+    one, other = world.environment(1), world.environment(2)
+
+    async def work() -> None:
+        before = await other.enter(OMNI)
+        world.pass_s(0.1)
+        await open_breaker(one)
+        await end(other, before, None)
+        assert world.state().breaker == "open"
+
+    run(work())
+
+
+def test_an_answer_to_a_call_that_did_not_know_of_it_closes_the_breaker_and_forgets_no_failure(world: World) -> None:
+    """If such answers are few, the next failure opens it again."""
+    one, other = world.environment(1), world.environment(2)
+
+    async def work() -> None:
+        await other.refresh([OMNI])
+        await open_breaker(one)
+        world.pass_s(0.1)
+        permit = await other.enter(OMNI)
+        world.pass_s(2)
+        await other.refresh([OMNI])
+        await end(other, permit, None)
+        assert world.state().breaker == "closed"
+        await one.refresh([OMNI], max_age_s=0)
+        await end(one, await one.enter(OMNI), "failure")
+        assert world.state().breaker == "open"
 
     run(work())
 
@@ -534,7 +633,7 @@ def test_retries_are_a_fifth_of_all_calls_at_most(world: World) -> None:
     health = world.environment()
 
     async def work() -> None:
-        assert [health.may_retry(OMNI) for _ in range(3)] == [True, True, False]
+        assert [health.may_retry(OMNI) for _ in range(4)] == [True, True, True, False]
         retries = 0
         for _ in range(1000):
             await call(health)
@@ -671,13 +770,15 @@ def test_what_a_batch_sees_moves_its_limit(world: World) -> None:
         world.pass_s(0.4)
         more = await worker.hold(OMNI, holder="w", wanted=100)
         assert more.slots == 2 * first.slots
+        for _ in range(more.slots - 1):
+            await worker.enter(OMNI, interactive=False)
         permit = await worker.enter(OMNI, interactive=False)
         assert not worker.must_ask(OMNI)
         await worker.failed(permit, kind="overload", retry_after_s=None)
         await worker.leave(permit)
         assert worker.must_ask(OMNI)
         assert (await worker.hold(OMNI, holder="w", wanted=100)).slots == more.slots - 1
-        told = Sample(overloads=100, most_in_flight=15)
+        told = Sample(overloads=100, most_in_flight=more.slots)
         assert (await worker.hold(OMNI, holder="w", wanted=100, sample=told)).slots == more.slots // 2
 
     run(work())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from naru.health_limit import FIRST_LIMIT, Sample, adjusted, ask_again_s, divided, held, released
 from naru.health_refusals import verdict
 from naru.health_state import HealthPolicy, State
-from tests.provider_simulation import Capacity, Congested, Moody, Outcome, PerMinute, Provider, Queue, run
+from tests.provider_simulation import Capacity, Congested, Moody, Outcome, PerMinute, Provider, Queue, run, usual_s
 
 POLICY = HealthPolicy()
 SEEDS = range(8)
@@ -172,7 +172,66 @@ def test_shares_are_fair(total: int, wanted: dict[str, int]) -> None:
 
 def test_a_sample_of_nothing_changes_nothing() -> None:
     state = begun()
-    assert adjusted(state, Sample(), slots=8, now_ms=10**6 + 5000, policy=POLICY) == state
+    same = replace(state, used={"w": 0}, reached_ms=10**6 + 5000)
+    assert adjusted(state, "w", Sample(), now_ms=10**6 + 5000, policy=POLICY) == same
+
+
+# ── What nobody uses ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Generous(Capacity):
+    """Takes all for ten minutes, then twenty at a time. Its answers take 8.5 s."""
+
+    def call(self, now_s: float, in_flight: int, rng: random.Random) -> float | None:
+        return 10 * usual_s(rng) if now_s < 600 or in_flight < self.slots else None
+
+
+def constantly(slots: int) -> Callable[[float], int]:
+    return lambda _: slots
+
+
+@pytest.mark.parametrize(
+    ("workers", "most", "in_use"),
+    [
+        (1, constantly(64), 64),
+        (1, constantly(3), 3),
+        (2, constantly(32), 64),
+        (6, constantly(12), 72),
+        (3, lambda now_s: 20 if now_s % 120 < 60 else 2, 60),
+        (2, lambda now_s: 2 + int(now_s / 20), 64),
+        (2, lambda now_s: max(2, 32 - int(now_s / 20)), 64),
+    ],
+)
+def test_a_limit_stays_near_what_is_used_and_comes_down_when_that_becomes_too_much(
+    workers: int, most: Callable[[float], int], in_use: int
+) -> None:
+    outcome = run(Generous(), calls=10**6, workers=workers, seed=1, until_s=900, most=most)
+    assert max(limit for _, limit in outcome.limits or [(0.0, 0)]) <= max(2 * in_use, 2 * FIRST_LIMIT)
+    # To come down costs a few seconds, and after that nearly nothing is refused.
+    assert sum(when_s < 630 for when_s in outcome.refused_s) <= 2 * in_use
+    settled = sum(when_s >= 630 for when_s in outcome.refused_s)
+    answered = sum(when_s >= 630 for when_s in outcome.answered_s)
+    assert settled <= 0.05 * answered
+    # Twenty at a time, or what is wanted. It grows again by a step per round of answers, of which there are few.
+    possible = sum(min(20, workers * most(now_s)) for now_s in range(630, 900)) / (10 * 0.85)
+    assert answered >= 0.5 * possible
+
+
+def test_a_limit_that_nobody_uses_comes_down_before_anything_is_refused() -> None:
+    """A worker that wants 64 for ten minutes and then four."""
+    outcome = run(
+        Capacity(10**6), calls=10**6, workers=1, seed=1, until_s=240, most=lambda now_s: 64 if now_s < 120 else 4
+    )
+    assert max(limit for _, limit in outcome.limits) >= 64
+    assert outcome.limits[-1][1] <= 2 * 8
+    assert outcome.limits[-1][0] <= 120 + 61 + 1
+
+
+def test_an_item_with_a_limit_that_ran_away_is_repaired() -> None:
+    """As a release before left it."""
+    values = begun(wanted=1000).values() | {"limit": 7 * 10**16, "room": 7 * 10**16}
+    state = told(State.from_values({n: v for n, v in values.items() if n not in {"used", "reached_ms"}}), 10**6 + 1, 1)
+    assert state.limit <= 16
 
 
 # ── Refusals ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -103,7 +103,8 @@ def test_nobody_probes_before_it_is_time_or_where_somebody_does() -> None:
     assert taken.breaker == "half_open"
     assert probing(taken, probe="b", now_ms=NOW_MS + 39_999, policy=POLICY) is None
     assert probing(taken, probe="b", now_ms=NOW_MS + 40_000, policy=POLICY) is not None
-    assert probed(taken, probe="b", verdict=True, now_ms=NOW_MS + 6000, policy=POLICY) is None
+    for verdict in (False, None):
+        assert probed(taken, probe="b", verdict=verdict, now_ms=NOW_MS + 6000, policy=POLICY) is None
     closed = probed(taken, probe="a", verdict=True, now_ms=NOW_MS + 6000, policy=POLICY)
     assert closed is not None
     assert (closed.breaker, closed.openings, closed.recent(NOW_MS + 6000, POLICY)) == ("closed", 0, (0, 0))
@@ -191,10 +192,14 @@ def test_a_limit_grows_by_one_for_as_many_answers_as_it_has_slots() -> None:
 
 def test_a_limit_that_refuses_stays() -> None:
     state = State("d", limit=10, limited_until_ms=NOW_MS + 20_000)
-    longer = refused(state, now_ms=NOW_MS, policy=POLICY)
+    longer = refused(state, interactive=False, now_ms=NOW_MS, policy=POLICY)
     assert longer is not None
     assert longer.limited_until_ms == NOW_MS + 60_000
-    assert refused(longer, now_ms=NOW_MS + 1000, policy=POLICY) is None
+    assert refused(longer, interactive=False, now_ms=NOW_MS + 1000, policy=POLICY) is None
+    seen = refused(longer, interactive=True, now_ms=NOW_MS + 1000, policy=POLICY)
+    assert seen is not None
+    assert seen.interactive_ms == NOW_MS + 1000
+    assert refused(seen, interactive=True, now_ms=NOW_MS + 9000, policy=POLICY) is None
 
 
 def test_a_change_holds_only_if_what_it_was_worked_out_from_is_still_so() -> None:

@@ -51,7 +51,13 @@ class Asker:
         self.client = client
 
     def __call__(
-        self, directive: str, *, stream: bool = False, usage: bool = False, timeout: float | httpx.Timeout = 5, **more: Any
+        self,
+        directive: str,
+        *,
+        stream: bool = False,
+        usage: bool = False,
+        timeout: float | httpx.Timeout = 5,
+        **more: Any,
     ) -> httpx.Response:
         body = {
             "model": "gpt-4.1",

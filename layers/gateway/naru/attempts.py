@@ -55,6 +55,12 @@ class Job:
     begin_by_s: float
     interactive: bool
 
+    @property
+    def tenant(self) -> str:
+        """Whose failures these are: a key's, or those of a key's batches, so that neither is believed for the other."""
+        key_id = self.account.admission.key_id
+        return key_id if self.interactive else f"{key_id}#batch"
+
     def remaining_s(self) -> float:
         return self.deadline_s - time.monotonic()
 
@@ -110,7 +116,7 @@ class Attempts:
         Raises :class:`AttemptFailedError`.
         """
         try:
-            permit = await self._health.enter(stop.deployment.name, interactive=job.interactive)
+            permit = await self._permit(job, stop)
         except NotNowError as not_now:
             job.account.skip(stop, not_now.reason, not_now.retry_after_s)
             return None
@@ -166,22 +172,25 @@ class Attempts:
                     self._retry,
                     failures=len(failures) - uncounted,
                     remaining_s=job.silence_left_s(),
-                    may_retry=self._may_retry(failure),
+                    may_retry=self._may_retry(job, failure),
                     rng=self._rng,
                 )
                 if wait_s is None:
                     raise _to_tell(failures) from failure
                 if (following := route.current()).called and failure.kind == "failure":
-                    wait_s = max(wait_s, min(self._health.pause_s(following.deployment.name), job.silence_left_s()))
+                    wait_s = max(
+                        wait_s,
+                        min(self._health.pause_s(following.deployment.name, tenant=job.tenant), job.silence_left_s()),
+                    )
                 await _wait(account, wait_s)
                 # The others have called meanwhile too, and a breaker that has opened must be seen before the next call.
-                await self._health.refresh(route.deployments, max_age_s=_FRESH_S)
+                await self._health.refresh(route.health_items, max_age_s=_FRESH_S)
 
-    def _may_retry(self, failure: AttemptFailedError) -> Callable[[str], bool]:
+    def _may_retry(self, job: Job, failure: AttemptFailedError) -> Callable[[str], bool]:
         if failure.kind == "overload":
             # The shared limit decides who calls when; a retry takes a slot like everybody, and cannot make a storm.
             return lambda _: True
-        return self._health.may_retry
+        return lambda deployment: self._health.may_retry(deployment, tenant=job.tenant)
 
     async def _enter(self, job: Job, failures: Sequence[AttemptFailedError]) -> tuple[Stop, Permit]:
         """Somewhere to call now, and the right to. Who has waited longer asks more often."""
@@ -189,7 +198,7 @@ class Attempts:
         while True:
             stop = job.account.at = job.route.current()
             try:
-                return stop, await self._health.enter(stop.deployment.name, interactive=job.interactive)
+                return stop, await self._permit(job, stop)
             except NotNowError as not_now:
                 job.account.skip(stop, not_now.reason, not_now.retry_after_s)
                 again_s = not_now.retry_after_s
@@ -201,6 +210,12 @@ class Attempts:
                 queued_s += wait_s
                 await _wait(job.account, wait_s)
 
+    async def _permit(self, job: Job, stop: Stop) -> Permit:
+        deployment = stop.deployment
+        return await self._health.enter(
+            deployment.name, interactive=job.interactive, provider=deployment.provider, tenant=job.tenant
+        )
+
     async def _attempt(self, job: Job, stop: Stop, permit: Permit, send: Callable[[Stop], Awaitable[T]]) -> Answered[T]:
         since_s = time.monotonic()
         try:
@@ -209,7 +224,12 @@ class Attempts:
             failure.error.log = without_echo(failure.error.log, stop.body)
             job.account.failed(stop, failure.result, since_s=since_s, maybe_billed=failure.maybe_billed)
             _log_failure(job.account, stop, failure)
-            await self._health.failed(permit, kind=failure.kind, retry_after_s=failure.retry_after_s)
+            await self._health.failed(
+                permit,
+                kind=failure.kind,
+                retry_after_s=failure.retry_after_s,
+                unreachable=failure.result == "connect",
+            )
             await self._health.leave(permit)
             raise
         except BaseException:

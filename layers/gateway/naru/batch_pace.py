@@ -77,13 +77,13 @@ class PacedHealth(Health):
             slots.become(10**9)
         await super().let_go(deployment, holder=holder)
 
-    async def enter(self, deployment: str, *, interactive: bool = True) -> Permit:
+    async def enter(self, deployment: str, *, interactive: bool = True, provider: str = "", tenant: str = "") -> Permit:
         slots = self._slots.get(deployment)
         if slots is None:
-            return await super().enter(deployment, interactive=interactive)
+            return await super().enter(deployment, interactive=interactive, provider=provider, tenant=tenant)
         await slots.take()
         try:
-            permit = await super().enter(deployment, interactive=interactive)
+            permit = await super().enter(deployment, interactive=interactive, provider=provider, tenant=tenant)
         except BaseException:
             slots.give()
             raise

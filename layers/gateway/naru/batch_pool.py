@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 4.0
 """So long a worker waits for something to do."""
+_NO_SHARE_WAIT_S = 20.0
+"""Before a worker is paid again to ask for a share that it did not get."""
 _LOOK_EVERY_S = 2.0
 _RESERVE_PAUSE_S = 2.0
 _MARGIN = 0.1
@@ -72,7 +74,8 @@ class Pool:
         self._share = Share(0, 0.0)
         self._share_due_s = -math.inf
         self._too_much: asyncio.Task[None] | None = None
-        self._renewed_s = -math.inf
+        self._idle_since_s: float | None = None
+        """Since when there was no share and nothing on its way."""
 
     @property
     def _most_on_their_way(self) -> int:
@@ -321,6 +324,10 @@ class Pool:
         live = [run for run in self._ranges if run.is_live]
         if not live:
             return
+        if self._tasks or self._share.slots:
+            self._idle_since_s = None
+        elif self._idle_since_s is None:
+            self._idle_since_s = now_s
         if self._tasks:
             due_s = math.inf if self._stopping else min(self._share_due_s, self._next_s(live))
             timeout_s = max(0.01, min(due_s - now_s, _LOOK_EVERY_S))
@@ -332,6 +339,9 @@ class Pool:
         next_s = self._next_s(live)
         if self._stopping:
             next_s = now_s
+        elif self._idle_since_s is not None and now_s - self._idle_since_s >= PATIENCE_S:
+            # Others have all the slots there are: to ask on every half second would cost more than to come back.
+            next_s = max(next_s, now_s + _NO_SHARE_WAIT_S)
         elif next_s - now_s <= PATIENCE_S:
             await asyncio.sleep(max(0.0, min(next_s, self._share_due_s) - now_s))
             return

@@ -212,7 +212,7 @@ class Completions:
 
     async def _admit(self, call: Call, plan: _Plan) -> Admission:
         # What is known about the providers is looked up while the meters decide.
-        looking = asyncio.create_task(self._health.refresh(plan.route.deployments))
+        looking = asyncio.create_task(self._health.refresh(plan.route.health_items))
         admission = await self._meters.admit(
             call.authorization,
             request_id=call.request_id,

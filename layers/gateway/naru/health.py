@@ -16,80 +16,24 @@ import logging
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from naru import health_limit as limits
 from naru import health_state as states
-from naru.health_limit import Observations, Sample, Share
-from naru.health_state import BreakerState, HealthPolicy, State
+from naru.health_breaker import Breakers, Known, NotNowError, Permit
+from naru.health_limit import Sample, Share
+from naru.health_state import BreakerState, HealthPolicy, State, provider_item, tenant_tag
 from naru.health_store import HealthStore, HealthStoreError, RefusedWriteError
 from naru.request_ids import new_request_id
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-__all__ = ["Health", "HealthPolicy", "NotNowError", "Permit", "Sample", "Share"]
+__all__ = ["Health", "HealthPolicy", "NotNowError", "Permit", "Sample", "Share", "provider_item"]
 
 logger = logging.getLogger(__name__)
-
-Reason = Literal["open", "resting", "busy"]
-
-_KNOWN_ANSWERS = 1000
-_PRESENCE_MS = 10_000
-_COUNT_TRIES = 8
-
-
-class NotNowError(Exception):
-    """A deployment is not to be called before ``retry_after_s``: its breaker is ``open`` or somebody else tries whether
-    it is well again, it is ``resting`` as it has asked to, or it is ``busy`` and no slot is free.
-    """
-
-    def __init__(self, reason: Reason, retry_after_s: float) -> None:
-        super().__init__(f"{reason}, for {retry_after_s:.1f} s")
-        self.reason: Reason = reason
-        self.retry_after_s = retry_after_s
-
-
-@dataclass(slots=True, eq=False)
-class Permit:
-    """The right to one call. ``probe`` says that it is the call which tries whether the provider is well again."""
-
-    deployment: str
-    interactive: bool
-    id: str
-    probe: bool = False
-    began_ms: int = 0
-    awaits_verdict: bool = False
-    holds_slot: bool = False
-    observed: bool = False
-    """It is under this environment's share."""
-    won: bool = False
-    over: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Local:
-    """What this environment knows of a deployment."""
-
-    state: State
-    tokens: float
-    asked_ms: int = -(10**15)
-    reading: asyncio.Future[None] | None = None
-    in_flight: int = 0
-    answers_ms: deque[int] = field(default_factory=lambda: deque(maxlen=_KNOWN_ANSWERS))
-    """When calls were answered that the others have not been told of."""
-    reported_ms: int = -(10**15)
-    failures_in_row: int = 0
-    peak_s: float = 0.0
-    peak_ms: int = 0
-    batch: Observations = field(default_factory=Observations)
-    too_much: asyncio.Event = field(default_factory=asyncio.Event)
-    """A call under the share was refused, and the others do not know it yet."""
-    share: int = 0
-    share_until_ms: int = 0
 
 
 class Health:
@@ -110,9 +54,9 @@ class Health:
         self._clock = clock
         self._rng = rng or random.SystemRandom()
         self._policy = policy
-        self._on_open = on_open
         self._store = HealthStore(client, table, kept_s=policy.kept_s, rng=self._rng)
-        self._known: dict[str, _Local] = {}
+        self._breakers = Breakers(self._store, clock, on_open)
+        self._known: dict[str, Known] = {}
 
     # ── What is known ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,48 +102,72 @@ class Health:
         # Who was slow is not called, and would never be seen to have become fast again.
         return local.peak_s * self._kept(local, self._clock()) * (local.in_flight + 1)
 
-    def may_retry(self, deployment: str) -> bool:
-        """Takes a token of the retry budget; False if it is spent."""
+    def may_retry(self, deployment: str, *, tenant: str = "") -> bool:
+        """Takes a token of the retry budget; False if it is spent. A tenant that took the last one leaves one to others."""
         local = self._of(deployment)
-        if local.tokens < 1:
+        left_to_others = int(bool(tenant) and tenant == local.last_retry_by)
+        if local.tokens < 1 + left_to_others:
             return False
         local.tokens -= 1
+        local.last_retry_by = tenant
         return True
 
-    def pause_s(self, deployment: str) -> float:
+    def pause_s(self, deployment: str, *, tenant: str = "") -> float:
         """How long to wait before a retry, beside the backoff: 0, unless so many fail that it is about to be known
-        whether the provider is ill. Those who wait for that do not all try it meanwhile.
+        whether the provider is ill. Those who wait for that do not all try it meanwhile, unless all failures are another
+        tenant's.
         """
         local, now_ms = self._of(deployment), self._clock()
         failures, answers = local.state.recent(now_ms, self._policy)
-        calls = failures + answers + self._unreported(local) + self._policy.presumed_answers
+        unreported = local.unreported(now_ms)
+        calls = failures + answers + unreported + self._policy.presumed_answers
         if failures < self._policy.min_failures or failures < self._policy.failure_ratio * calls:
+            return 0.0
+        whose = states.whose(local.state, more_answers=unreported, now_ms=now_ms, policy=self._policy)
+        if tenant and whose not in {"", tenant_tag(tenant)}:
             return 0.0
         settled_s = self._policy.settle_s - (now_ms - local.state.failing_since_ms) / 1000
         return max(0.0, settled_s) + self._rng.uniform(0.0, 1.0)
 
     # ── One call ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def enter(self, deployment: str, *, interactive: bool = True) -> Permit:
-        """The right to call a deployment now.
+    async def enter(self, deployment: str, *, interactive: bool = True, provider: str = "", tenant: str = "") -> Permit:
+        """The right to call a deployment of this provider now, for a request of this tenant: a key, or a key's batches.
 
         Costs nothing where all is well. Raises :class:`NotNowError`.
         """
         local, now_ms = self._of(deployment), self._clock()
         if resting_ms := local.state.resting_for_ms(now_ms):
             raise NotNowError("resting", resting_ms / 1000)
-        permit = Permit(deployment, interactive, new_request_id(at_ms=now_ms), began_ms=now_ms)
+        permit = Permit(
+            deployment,
+            interactive,
+            new_request_id(at_ms=now_ms),
+            provider=provider_item(provider) if provider else "",
+            tenant=tenant_tag(tenant),
+            began_ms=now_ms,
+        )
         permit.observed = not interactive and local.share_until_ms > now_ms
+        both = self._both(permit)
+        opened = [known.state.open_for_ms(now_ms) for known in both if known.state.is_open_to(permit.tenant)]
+        if (open_ms := max(opened, default=0)) > 0:
+            raise NotNowError("open", max(0.5, open_ms / 1000))
         try:
-            if local.state.opened_ms:
-                await self._take_probe(local, permit)
-            elif local.state.is_limited(now_ms) and not permit.observed:
+            for known in both:
+                await self._breakers.enter(known, permit)
+            if permit.probe or permit.observed:
+                pass
+            elif local.state.is_limited(now_ms):
                 await self._take_slot(local, permit)
             elif interactive and local.state.live_holders(now_ms):
                 await self._show_presence(local)
         except HealthStoreError as error:
             _log_failure("enter", [deployment], error)
-        local.in_flight += 1
+        except NotNowError:
+            await self._give_up_probes(permit)
+            raise
+        for known in both:
+            known.in_flight += 1
         local.tokens = min(local.tokens + self._policy.retry_deposit, self._policy.retry_budget)
         if permit.observed:
             local.batch.began()
@@ -213,19 +181,21 @@ class Health:
         if permit.observed:
             local.batch.answered(began_ms=permit.began_ms, latency_ms=round(latency_s * 1000))
         try:
-            if permit.awaits_verdict:
-                await self._end_probe(local, permit, verdict=True)
-                return
-            local.failures_in_row = 0
-            local.answers_ms.append(now_ms)
-            await self._report_answers(local, now_ms)
+            for known in self._both(permit):
+                await self._breakers.answered(known, permit)
         except HealthStoreError as error:
             _log_failure("report an answer", [permit.deployment], error)
 
     async def failed(
-        self, permit: Permit, *, kind: Literal["failure", "overload", "neutral"], retry_after_s: float | None
+        self,
+        permit: Permit,
+        *,
+        kind: Literal["failure", "overload", "neutral"],
+        retry_after_s: float | None,
+        unreachable: bool = False,
     ) -> None:
         """The call has failed: the provider is ill, or it has too much to do, or it lives and the request was wrong.
+        ``unreachable`` says of a failure that no connection was made, which is no tenant's fault.
 
         Never raises.
         """
@@ -236,14 +206,12 @@ class Health:
             if kind == "overload":
                 local.too_much.set()
         try:
-            if permit.awaits_verdict:
-                await self._end_probe(local, permit, verdict=kind != "failure")
-            elif kind == "failure":
-                await self._report_failure(local)
+            if kind == "failure":
+                await self._report_failure(permit, unreachable=unreachable)
             else:
                 # Who refuses is not ill.
-                local.answers_ms.append(self._clock())
-                await self._report_answers(local, self._clock())
+                for known in self._both(permit):
+                    await self._breakers.answered(known, permit)
             if kind == "overload":
                 await self._report_overload(local, permit, retry_after_s)
         except HealthStoreError as error:
@@ -255,22 +223,21 @@ class Health:
             return
         permit.over = True
         local, now_ms = self._of(permit.deployment), self._clock()
-        local.in_flight -= 1
+        for known in self._both(permit):
+            known.in_flight -= 1
         if permit.observed:
             local.batch.ended()
+        await self._give_up_probes(permit)
+        if not permit.holds_slot:
+            return
+        # An answer to a call from before the limit was cut is none for the limit that it is now.
+        won = permit.won and permit.began_ms > local.state.cut_ms
         try:
-            if permit.awaits_verdict:
-                await self._end_probe(local, permit, verdict=None)
-            if permit.holds_slot:
-                try:
-                    local.state = await self._store.write(
-                        permit.deployment, states.give_back(permit.id, won=permit.won)
-                    )
-                except RefusedWriteError as refused:
-                    local.state = refused.state  # its lease was over
-                await self._change(
-                    local, lambda state: states.grown(state, now_ms=now_ms, policy=self._policy), once=True
-                )
+            try:
+                local.state = await self._store.write(permit.deployment, states.give_back(permit.id, won=won))
+            except RefusedWriteError as refused:
+                local.state = refused.state  # its lease was over
+            await self._change(local, lambda state: states.grown(state, now_ms=now_ms, policy=self._policy), once=True)
         except HealthStoreError as error:
             _log_failure("leave", [permit.deployment], error)
 
@@ -289,7 +256,7 @@ class Health:
         seen = local.batch.sample(local.state.round_ms)
         local.too_much.clear()
         told = sample or seen
-        if local.state.opened_ms:
+        if local.state.is_open_to(""):
             wait_s = local.state.open_for_ms(now_ms) / 1000
             # One call may try whether it is well again, when it is time.
             return self._share(local, Share(0, wait_s) if wait_s else Share(min(1, wanted), 1.0), now_ms)
@@ -325,25 +292,14 @@ class Health:
         except HealthStoreError as error:
             _log_failure("let go", [deployment], error)
 
-    def _share(self, local: _Local, share: Share, now_ms: int) -> Share:
+    def _share(self, local: Known, share: Share, now_ms: int) -> Share:
         local.share = share.slots
         local.share_until_ms = now_ms + round(self._policy.holder_lease_s * 1000)
         return share
 
     # ── Entering ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _take_probe(self, local: _Local, permit: Permit) -> None:
-        now_ms = self._clock()
-        state = await self._change(
-            local, lambda state: states.probing(state, probe=permit.id, now_ms=now_ms, policy=self._policy)
-        )
-        if not state.opened_ms:
-            return  # somebody has found it well again
-        if state.probe != permit.id:
-            raise NotNowError("open", max(0.5, state.open_for_ms(now_ms) / 1000))
-        permit.probe = permit.awaits_verdict = True
-
-    async def _take_slot(self, local: _Local, permit: Permit) -> None:
+    async def _take_slot(self, local: Known, permit: Permit) -> None:
         now_ms = self._clock()
         for _ in range(4):
             state = local.state
@@ -359,11 +315,15 @@ class Health:
                 return
             if not await self._bury(local, now_ms):
                 break
-        await self._change(local, lambda state: states.refused(state, now_ms=now_ms, policy=self._policy), once=True)
+        await self._change(
+            local,
+            lambda state: states.refused(state, interactive=permit.interactive, now_ms=now_ms, policy=self._policy),
+            once=True,
+        )
         # Slots come free all the time, but each look is a write on the one item that all share.
         raise NotNowError("busy", min(1.0, max(0.2, (local.peak_s or 1.0) / 2)) * self._rng.uniform(0.5, 1.5))
 
-    async def _bury(self, local: _Local, now_ms: int) -> bool:
+    async def _bury(self, local: Known, now_ms: int) -> bool:
         """Takes the slots of the dead; False if there are none."""
         state = local.state
         if dead := state.dead_calls(now_ms)[:50]:
@@ -377,10 +337,10 @@ class Health:
             return True
         return False
 
-    async def _show_presence(self, local: _Local) -> None:
+    async def _show_presence(self, local: Known) -> None:
         """Tells batch workers now and then that somebody waits for answers."""
         now_ms = self._clock()
-        if now_ms - local.state.interactive_ms < _PRESENCE_MS:
+        if now_ms - local.state.interactive_ms < self._policy.presence_every_s * 1000:
             return
         try:
             local.state = await self._store.write(local.state.deployment, states.interactive_seen(now_ms))
@@ -389,86 +349,27 @@ class Health:
 
     # ── Reporting ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _end_probe(self, local: _Local, permit: Permit, *, verdict: bool | None) -> None:
-        permit.awaits_verdict = False
-        now_ms = self._clock()
-        local.answers_ms.clear()
-        before = local.state
-        state = await self._change(
-            local,
-            lambda state: states.probed(state, probe=permit.id, verdict=verdict, now_ms=now_ms, policy=self._policy),
-        )
-        if before.opened_ms and not state.opened_ms:
-            facts = {"deployment": permit.deployment, "open_s": (now_ms - before.opened_ms) / 1000}
-            logger.warning("breaker closed", extra=facts)
-
-    async def _report_failure(self, local: _Local) -> None:
-        now_ms = self._clock()
-        if local.state.opened_ms:
-            return  # as is known already
-        local.failures_in_row += 1
-        is_news = not local.state.is_failing(now_ms, self._policy)
-        await self._count(local, failures=1, answers=0 if is_news else self._take_answers(local), now_ms=now_ms)
-        unreported = self._unreported(local)
-        own = local.failures_in_row if local.in_flight <= 1 else 0
-
-        def plan(state: State) -> State | None:
-            if states.must_open(state, more_answers=unreported, own_failures=own, now_ms=now_ms, policy=self._policy):
-                return states.opened(state, now_ms=now_ms, policy=self._policy)
-            return None
-
-        before = local.state
-        state = await self._change(local, plan)
-        if state.opened_ms and not before.opened_ms:
-            failures, answers = before.recent(now_ms, self._policy)
-            facts = {"deployment": state.deployment, "failures": failures, "answers": answers}
-            logger.warning("breaker opened", extra=facts)
-            self._on_open(state.deployment)
-        elif not state.opened_ms:
-            await self._report_answers(local, now_ms)
-
-    async def _report_answers(self, local: _Local, now_ms: int) -> None:
-        """Answers count where there are failures to compare them with."""
-        if local.state.opened_ms or not local.state.is_failing(now_ms, self._policy):
+    async def _report_failure(self, permit: Permit, *, unreachable: bool) -> None:
+        local = self._of(permit.deployment)
+        opened = await self._breakers.failed(local, permit, tenant="" if unreachable else permit.tenant)
+        if not permit.provider:
             return
-        if now_ms - local.reported_ms < self._policy.report_every_s * 1000:
-            return
-        if answers := self._take_answers(local):
-            local.reported_ms = now_ms
-            await self._count(local, failures=0, answers=answers, now_ms=now_ms)
+        above = self._of(permit.provider)
+        if unreachable or permit.provider in permit.probes:
+            await self._breakers.failed(above, permit, tenant="")
+        elif opened:
+            # One deployment of it that is ill says nothing of the others; several do.
+            await self._breakers.failed(above, permit, tenant=tenant_tag(permit.deployment), settled=True)
 
-    def _unreported(self, local: _Local) -> int:
-        """Own answers since the trouble began, as far as they are not old."""
-        kept_ms = self._clock() - 2 * self._policy.slot_ms
-        since_ms = max(local.state.failing_since_ms, kept_ms)
-        return sum(at_ms >= since_ms for at_ms in local.answers_ms)
+    async def _give_up_probes(self, permit: Permit) -> None:
+        try:
+            for known in self._both(permit):
+                if known.state.deployment in permit.probes:
+                    await self._breakers.end_probe(known, permit, verdict=None)
+        except HealthStoreError as error:
+            _log_failure("give up a probe", [permit.deployment], error)
 
-    def _take_answers(self, local: _Local) -> int:
-        answers = self._unreported(local)
-        local.answers_ms.clear()
-        return answers
-
-    async def _count(self, local: _Local, *, failures: int, answers: int, now_ms: int) -> None:
-        for _ in range(_COUNT_TRIES):
-            state = local.state
-            if state.opened_ms or not (failures or state.is_failing(now_ms, self._policy)):
-                return
-            try:
-                if state.failures and state.slot == now_ms // self._policy.slot_ms:
-                    # Many count at once: this does not stand in anybody's way.
-                    write = states.count_again(state, failures=failures, answers=answers)
-                    local.state = await self._store.write(state.deployment, write)
-                else:
-                    policy = self._policy
-                    after = states.counted(state, failures=failures, answers=answers, now_ms=now_ms, policy=policy)
-                    local.state = await self._store.become(state, after, now_ms=now_ms)
-            except RefusedWriteError as refused:
-                local.state = refused.state
-            else:
-                return
-        raise HealthStoreError(f"the counts of {local.state.deployment} change all the time")
-
-    async def _report_overload(self, local: _Local, permit: Permit, retry_after_s: float | None) -> None:
+    async def _report_overload(self, local: Known, permit: Permit, retry_after_s: float | None) -> None:
         now_ms = self._clock()
 
         def plan(state: State) -> State | None:
@@ -486,25 +387,30 @@ class Health:
 
         await self._change(local, plan)
 
-    def _feel(self, local: _Local, latency_s: float, now_ms: int) -> None:
+    def _feel(self, local: Known, latency_s: float, now_ms: int) -> None:
         """A peak is believed at once and forgotten slowly (Finagle's peak EWMA)."""
         kept = self._kept(local, now_ms)
         local.peak_s = max(latency_s, local.peak_s * kept + latency_s * (1 - kept))
         local.peak_ms = now_ms
 
-    def _kept(self, local: _Local, now_ms: int) -> float:
+    def _kept(self, local: Known, now_ms: int) -> float:
         return math.exp(-max(0, now_ms - local.peak_ms) / 1000 / self._policy.latency_decay_s)
 
     # ── Both ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _change(self, local: _Local, plan: Callable[[State], State | None], *, once: bool = False) -> State:
+    async def _change(self, local: Known, plan: Callable[[State], State | None], *, once: bool = False) -> State:
         local.state = await self._store.change(local.state, plan, now_ms=self._clock(), once=once)
         return local.state
 
-    def _of(self, deployment: str) -> _Local:
-        if (local := self._known.get(deployment)) is None:
-            local = self._known[deployment] = _Local(State(deployment), self._policy.first_retries)
-        return local
+    def _both(self, permit: Permit) -> list[Known]:
+        """What is known of the deployment, and of its provider."""
+        return [self._of(name) for name in (permit.deployment, permit.provider) if name]
+
+    def _of(self, name: str) -> Known:
+        if (known := self._known.get(name)) is None:
+            policy = states.of_provider(self._policy) if states.is_provider_item(name) else self._policy
+            known = self._known[name] = Known(State(name), policy, self._policy.first_retries)
+        return known
 
 
 def _newer(known: State, read: State) -> State:

@@ -4,12 +4,16 @@ Some providers refuse what is too much, others take it and become slow. So the l
 latency stays what it was with few calls, and shrinks with a refusal or when latency has risen, as TCP Vegas and
 Netflix's concurrency-limits do. It begins small and grows fast until the first sign of trouble.
 
+It grows only while all shares together use it up, so it stays near what is wanted; what nobody has used half of for a
+minute comes down to twice what is used. A cut begins at what is in use, not at what would have been allowed.
+
 Latency is looked at in rounds. A round begins with a change of the limit and counts only calls that began in it, so
 that it says what *this* limit does. Refusals are counted by limit too: :mod:`naru.health_refusals` says what they mean.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -31,6 +35,8 @@ _FORGET_MS = 60_000
 _FEW, _ENOUGH = 8, 24
 _DOUBT = 3
 _NO_HELP = 0.95
+_NEARLY = 0.9
+_FOR_PEOPLE = 0.25
 _FLAT, _LOADED, _MISTAKEN = 0.3, 0.02, 0.6
 """How fast the latency without load is learnt: what is much higher may be load."""
 _SEARCHING, _PAUSED = 1, 2
@@ -120,8 +126,10 @@ class Observations:
 # ── The limit ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def adjusted(state: State, sample: Sample, *, slots: int, now_ms: int, policy: HealthPolicy) -> State:
-    """With the limit that follows from what a holder of ``slots`` saw."""
+def adjusted(state: State, holder: str, sample: Sample, *, now_ms: int, policy: HealthPolicy) -> State:
+    """With the limit that follows from what a holder saw."""
+    state = replace(state, used={**state.used, holder: sample.most_in_flight})
+    state = _believed(state, now_ms)
     before = state
     state = _counted(state, sample, now_ms=now_ms, policy=policy)
     if sample.overloads or state.cut_pm or state.tries >= refusals.LEAST:
@@ -132,11 +140,31 @@ def adjusted(state: State, sample: Sample, *, slots: int, now_ms: int, policy: H
         state,
         round_answers=state.round_answers + sample.answered,
         round_sum_ms=state.round_sum_ms + round(sample.answered * sample.mean_latency_s * 1000),
-        round_used=int(bool(state.round_used) or (slots > 0 and sample.most_in_flight >= slots)),
+        round_used=int(bool(state.round_used) or _is_used_up(state, now_ms=now_ms, policy=policy)),
     )
     if state.round_answers < _round_size(state) or now_ms < state.round_ms + state.base_ms:
         return state
     return _end_round(state, now_ms=now_ms)
+
+
+def _is_used_up(state: State, *, now_ms: int, policy: HealthPolicy) -> bool:
+    """Whether all shares together use what batches may have: a holder that uses all of its own says nothing, where it
+    wanted no more.
+    """
+    holders = state.live_holders(now_ms)
+    used = sum(min(holder.slots, state.used.get(name, 0)) for name, holder in holders.items())
+    return 0 < used >= _NEARLY * for_batches(state, now_ms=now_ms, policy=policy)
+
+
+def _believed(state: State, now_ms: int) -> State:
+    """A limit of which nobody has used half for a minute is not known to be right any more."""
+    in_use = state.in_use(now_ms)
+    if 2 * in_use >= state.limit or state.limit <= FIRST_LIMIT:
+        return replace(state, reached_ms=now_ms)
+    if now_ms - state.reached_ms < _FORGET_MS:
+        return state
+    limit = min(state.limit, max(FIRST_LIMIT, 2 * in_use))
+    return replace(_new_round(with_limit(state, limit, now_ms=now_ms), now_ms), reached_ms=now_ms)
 
 
 def _round_size(state: State) -> int:
@@ -158,7 +186,7 @@ def _end_round(state: State, *, now_ms: int) -> State:
     state = replace(state, base_ms=max(1, base_ms), cut_mean_ms=0)
     if ratio >= _EASE_ABOVE:
         factor = max(_LOWEST, ratio**-_STEEPNESS) if ratio >= _CUT_ABOVE else (state.limit - 1) / state.limit
-        lower = cut(state, state.limit, now_ms=now_ms, factor=factor + 1e-9)
+        lower = cut(state, _felt(state, now_ms), now_ms=now_ms, factor=factor + 1e-9)
         return replace(_tried_anew(_new_round(lower, now_ms), now_ms), cut_mean_ms=mean_ms, cut_pm=0)
     if ratio <= _GROW_BELOW and state.round_used and _may_rise(state):
         state = _tried_anew(_raised(state, now_ms=now_ms), now_ms)
@@ -219,14 +247,23 @@ def _heard(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -
 
 def _cut(state: State, too_many: int, *, now_ms: int, policy: HealthPolicy) -> State:
     """The experiment begins, or goes on."""
+    limit = _felt(state, now_ms)
     state = replace(
         state,
-        ceiling=state.limit,
+        limit=limit,
+        ceiling=limit,
         cut_ms=now_ms,
         cut_mean_ms=0,
         slow_start=_PAUSED if state.slow_start else 0,
     )
     return _lowered(state, too_many, now_ms=now_ms, policy=policy)
+
+
+def _felt(state: State, now_ms: int) -> int:
+    """So much of the limit as the provider has seen: what is in use, and the part that is left to people beside it."""
+    used = state.in_use(now_ms) - state.live_calls(now_ms)
+    people = max(state.live_calls(now_ms), math.ceil(_FOR_PEOPLE * used))
+    return max(1, min(state.limit, used + people))
 
 
 def _lowered(state: State, too_many: int, *, now_ms: int, policy: HealthPolicy) -> State:
@@ -260,7 +297,7 @@ def held(state: State, holder: str, *, wanted: int, sample: Sample, now_ms: int,
     if not before and (not state.limit or now_ms - state.round_ms > _FORGET_MS):
         state = _begin(state, now_ms)
     elif holder in before:
-        state = adjusted(state, sample, slots=before[holder].slots, now_ms=now_ms, policy=policy)
+        state = adjusted(state, holder, sample, now_ms=now_ms, policy=policy)
     others = {name: other for name, other in state.live_holders(now_ms).items() if name != holder}
     total = for_batches(state, now_ms=now_ms, policy=policy)
     fair = divided(total, {holder: wanted, **{name: other.wanted for name, other in others.items()}})[holder]
@@ -277,6 +314,7 @@ def _begin(state: State, now_ms: int) -> State:
     if state.is_limited(now_ms):
         limit = state.limit
     state = replace(state, slow_start=int(not state.is_limited(now_ms)), base_ms=0, ceiling=0, usual_pm=0, cut_pm=0)
+    state = replace(state, used={}, reached_ms=now_ms)
     return _tried_anew(_new_round(with_limit(state, limit, now_ms=now_ms), now_ms), now_ms)
 
 
@@ -289,14 +327,18 @@ def released(state: State, holder: str, *, now_ms: int) -> State | None:
 
 def with_shares(state: State, holders: dict[str, Holder]) -> State:
     taken = sum(holder.slots for holder in holders.values())
-    return replace(state, holders=holders, room=max(0, state.limit - taken))
+    used = {name: used for name, used in state.used.items() if name in holders}
+    return replace(state, holders=holders, used=used, room=max(0, state.limit - taken))
 
 
 def for_batches(state: State, *, now_ms: int, policy: HealthPolicy) -> int:
-    """How many slots all batches may have together: interactive calls go first."""
-    in_use = sum(until_ms > now_ms for until_ms in state.calls.values())
+    """How many slots all batches may have together: interactive calls go first. Where those take no slots one is left
+    for batches, since nobody else could find out that a limit of one has become too low.
+    """
+    in_use = state.live_calls(now_ms)
     reserved = state.reserved(now_ms, policy)
-    return max(0, state.limit - max(reserved, in_use + (reserved > 0) if in_use else 0))
+    least = 0 if state.is_limited(now_ms) else 1
+    return max(least, state.limit - max(reserved, in_use + (reserved > 0) if in_use else 0))
 
 
 def divided(total: int, wanted: dict[str, int]) -> dict[str, int]:

@@ -3,10 +3,14 @@
 One DynamoDB item per deployment; where nothing ever went wrong there is none::
 
     slot · failures · answers · …_before · failing_since_ms   calls of the last 10 to 20 s, counted since the first failure
-    opened_ms · retry_ms · probe · openings                   the breaker: open since, next call at, whose call that is
+    blamed {tenant: failures} · …_before                      which of these failures were whose
+    opened_ms · retry_ms · probe · openings · opened_for      the breaker: open since, next call at, whose call that is
     resting_until_ms                                          the provider named a time to come back
     limit · room · limited_until_ms · calls {id: until_ms}    so many calls at once; a call in flight holds a slot
-    holders {id: {slots, wanted, until_ms}} · round_…         batch workers and their shares: :mod:`naru.health_limit`
+    holders {id: {slots, wanted, until_ms}} · used · round_…  batch workers and their shares: :mod:`naru.health_limit`
+
+A provider has an item too (:func:`provider_item`), with a breaker and no limit. It opens when the provider cannot be
+reached, or when the breakers of several of its deployments have opened, and then none of them is called.
 
 Two kinds of writes meet on an item. What happens per call (count a failure, take a slot, give it back) is one
 conditional write that commutes with its like. What happens now and then is worked out here as the next ``State`` and
@@ -18,10 +22,18 @@ whoever probes. So a prober that dies is replaced by the next one with no case o
     closed ──failures──▶ open until retry_ms ──take probe: retry_ms += lease──▶ answered: closed
                               ▲                                              └▶ failed: open until retry_ms
                               └──────────────────────────────────────────────┘
+
+Any good answer to a call that began after it opened closes it, also when the lease of that probe is over.
+
+A tenant can make requests fail: with a body that the provider chokes on, with one that takes too long. So failures are
+counted by tenant, and where all but a few are one tenant's while others are answered, or do not call, the breaker opens
+for that tenant alone (``opened_for``).
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -42,10 +54,14 @@ class HealthPolicy:
     failure_ratio: float = 0.5
     presumed_answers: int = 6
     """Answers that are taken for granted: in the first seconds of trouble only those who failed have spoken."""
+    presumed_of_others: int = 2
+    """The same for the tenants beside the one with the most failures."""
     settle_s: float = 1.5
     """Failures are quicker than answers, so in a burst they are seen first. For so long nothing is concluded..."""
     own_failures: int = 3
     """... but by an environment that had so many in a row, and has nobody else waiting."""
+    opens_for_one: bool = True
+    """Where the failures are one tenant's, the breaker opens for that one; else it stays closed."""
     report_every_s: float = 1.0
     cool_down_s: float = 5.0
     cool_down_growth_s: float = 0.25
@@ -66,12 +82,39 @@ class HealthPolicy:
     reserve: float = 0.2
     """Of a limit, for interactive calls while there are any."""
     interactive_life_s: float = 30.0
+    presence_every_s: float = 10.0
+    """An interactive call is written down if none was for so long."""
     holder_lease_s: float = 8.0
     retry_deposit: float = 0.2
     retry_budget: float = 10.0
-    first_retries: float = 2.0
+    first_retries: float = 3.0
     latency_decay_s: float = 10.0
     kept_s: int = 86_400
+
+
+_PROVIDER = "provider#"
+_MOST_BLAMED = 16
+
+
+def provider_item(provider: str) -> str:
+    """The name of a provider's item; no deployment can have such a name."""
+    return _PROVIDER + provider
+
+
+def is_provider_item(name: str) -> bool:
+    return name.startswith(_PROVIDER)
+
+
+def of_provider(policy: HealthPolicy) -> HealthPolicy:
+    """For the breaker of a provider, of which a failure says more: no request makes a connection fail, or several
+    breakers open.
+    """
+    return replace(policy, min_failures=2, presumed_answers=1, presumed_of_others=0, opens_for_one=False)
+
+
+def tenant_tag(name: str) -> str:
+    """A short name for a tenant; nobody's for an empty one."""
+    return hashlib.blake2s(name.encode(), digest_size=3).hexdigest() if name else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +138,12 @@ class State:
     failures_before: int = 0
     answers_before: int = 0
     failing_since_ms: int = 0
+    blamed: Mapping[str, int] | None = field(default_factory=dict)
+    """Failures of this slot by tenant; None in an item from before there was this count."""
+    blamed_before: Mapping[str, int] = field(default_factory=dict)
     opened_ms: int = 0
+    opened_for: str = ""
+    """The one tenant that the breaker is open for; empty if it is open for all."""
     retry_ms: int = 0
     probe: str = ""
     openings: int = 0
@@ -141,6 +189,10 @@ class State:
     slow_start: int = 0
     expires_s: int = 0
     holders: Mapping[str, Holder] = field(default_factory=dict)
+    used: Mapping[str, int] = field(default_factory=dict)
+    """How many calls each holder had in flight at most between the last two times that it asked."""
+    reached_ms: int = 0
+    """When half of the limit or more was last in use."""
     calls: Mapping[str, int] = field(default_factory=dict)
     """Slots of single calls, by permit: until when they are held at most."""
 
@@ -150,9 +202,11 @@ class State:
         known = {each.name for each in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
         kept["holders"] = {
-            name: Holder(**{each.name: holder[each.name] for each in fields(Holder)})
+            name: Holder(holder["slots"], holder["wanted"], holder["until_ms"])
             for name, holder in values.get("holders", {}).items()
         }
+        if values.get("version"):
+            kept["blamed"] = values.get("blamed")
         return cls(**kept)
 
     def values(self) -> dict[str, Any]:
@@ -162,7 +216,9 @@ class State:
             name: {"slots": holder.slots, "wanted": holder.wanted, "until_ms": holder.until_ms}
             for name, holder in self.holders.items()
         }
-        values["calls"] = dict(self.calls)
+        values |= {"calls": dict(self.calls), "used": dict(self.used), "blamed_before": dict(self.blamed_before)}
+        if self.blamed is not None:
+            values["blamed"] = dict(self.blamed)
         return values
 
     # ── What it says ───────────────────────────────────────────────────────────────────────────────────────
@@ -172,6 +228,10 @@ class State:
         if not self.opened_ms:
             return "closed"
         return "half_open" if self.probe else "open"
+
+    def is_open_to(self, tenant: str) -> bool:
+        """Whether a call of this tenant (:func:`tenant_tag`) needs the probe; of nobody in particular if empty."""
+        return self.opened_ms > 0 and self.opened_for in {"", tenant}
 
     def open_for_ms(self, now_ms: int) -> int:
         """Until somebody may probe; 0 if the breaker is closed, or now."""
@@ -201,6 +261,14 @@ class State:
     def live_holders(self, now_ms: int) -> dict[str, Holder]:
         return {name: holder for name, holder in self.holders.items() if holder.until_ms > now_ms}
 
+    def live_calls(self, now_ms: int) -> int:
+        return sum(until_ms > now_ms for until_ms in self.calls.values())
+
+    def in_use(self, now_ms: int) -> int:
+        """Calls in flight that the limit is about, as far as is known."""
+        holders = self.live_holders(now_ms)
+        return self.live_calls(now_ms) + sum(self.used.get(name, holder.slots) for name, holder in holders.items())
+
     def dead_calls(self, now_ms: int) -> list[str]:
         return [call for call, until_ms in self.calls.items() if until_ms <= now_ms]
 
@@ -228,14 +296,15 @@ class Write:
 
 # Counted per call, so a state that was worked out from them holds only while they are as they were seen.
 _COUNTED = ("slot", "failures", "answers")
+_TOLD_BY_COUNTS = {*_COUNTED, "blamed", "blamed_before"}
 _PER_CALL = ("deployment", "version", "calls")
 
 
 def difference(before: State, after: State) -> Write:
     """The write that makes an item ``after`` of what was seen as ``before``; calls in flight are not its business."""
     old, new = before.values(), after.values()
-    changed = [name for name in new if name not in _PER_CALL and new[name] != old[name]]
-    required = ["version", *(_COUNTED if set(changed) & {*_COUNTED} else ())]
+    changed = [name for name in new if name not in _PER_CALL and new[name] != old.get(name)]
+    required = ["version", *(_COUNTED if set(changed) & _TOLD_BY_COUNTS else ())]
     values = {f":{name}": new[name] for name in changed} | {f":old_{name}": old[name] for name in required}
     values[":next_version"] = before.version + 1
     conditions = [f"#{name} = :old_{name}" for name in required]
@@ -251,14 +320,22 @@ def difference(before: State, after: State) -> Write:
     )
 
 
-def count_again(state: State, *, failures: int, answers: int) -> Write:
+def count_again(state: State, *, failures: int, answers: int, tenant: str) -> Write:
     """Adds to counts of the slot that is running, and of a failure that is not the first."""
-    return Write(
-        "SET failures = failures + :failures, answers = answers + :answers",
-        "#slot = :slot AND failures > :zero AND opened_ms = :zero",
-        {"#slot": "slot"},
-        {":failures": failures, ":answers": answers, ":slot": state.slot, ":zero": 0},
-    )
+    update = "SET failures = failures + :failures, answers = answers + :answers"
+    condition = "#slot = :slot AND failures > :zero AND (opened_ms = :zero OR opened_for <> :all)"
+    names = {"#slot": "slot"}
+    blamed = state.blamed or {}
+    if failures and tenant and (tenant in blamed or len(blamed) < _MOST_BLAMED):
+        names["#tenant"] = tenant
+        if tenant in blamed:
+            update += ", blamed.#tenant = blamed.#tenant + :failures"
+            condition += " AND attribute_exists(blamed.#tenant)"
+        else:
+            update += ", blamed.#tenant = :failures"
+            condition += " AND attribute_exists(blamed) AND attribute_not_exists(blamed.#tenant)"
+    values = {":failures": failures, ":answers": answers, ":slot": state.slot, ":zero": 0, ":all": ""}
+    return Write(update, condition, names, values)
 
 
 def take_slot(call: str, *, now_ms: int, below: int | None, policy: HealthPolicy) -> Write:
@@ -301,9 +378,10 @@ def interactive_seen(now_ms: int) -> Write:
 # ── The breaker ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def counted(state: State, *, failures: int, answers: int, now_ms: int, policy: HealthPolicy) -> State:
+def counted(state: State, *, failures: int, answers: int, now_ms: int, policy: HealthPolicy, tenant: str = "") -> State:
     """With these calls counted: in a new slot, or as the first failure. What was before a first failure says nothing."""
     slot = now_ms // policy.slot_ms
+    blamed = {tenant: failures} if failures and tenant else {}
     if not state.is_failing(now_ms, policy):
         answers = answers if failures == 0 else 0
         return replace(
@@ -314,9 +392,14 @@ def counted(state: State, *, failures: int, answers: int, now_ms: int, policy: H
             failures_before=0,
             answers_before=0,
             failing_since_ms=now_ms if failures else state.failing_since_ms,
+            blamed=blamed,
+            blamed_before={},
         )
     if slot <= state.slot:
-        return replace(state, failures=state.failures + failures, answers=state.answers + answers)
+        known = dict(state.blamed or {})
+        if blamed and (tenant in known or len(known) < _MOST_BLAMED):
+            known[tenant] = known.get(tenant, 0) + failures
+        return replace(state, failures=state.failures + failures, answers=state.answers + answers, blamed=known)
     return replace(
         state,
         slot=slot,
@@ -324,11 +407,13 @@ def counted(state: State, *, failures: int, answers: int, now_ms: int, policy: H
         answers=answers,
         failures_before=state.failures,
         answers_before=state.answers,
+        blamed=blamed,
+        blamed_before=dict(state.blamed or {}),
     )
 
 
 def must_open(state: State, *, more_answers: int, own_failures: int, now_ms: int, policy: HealthPolicy) -> bool:
-    """Whether it is better not to call.
+    """Whether it is better not to call, for those whose failures these are: see :func:`whose`.
 
     ``more_answers`` are known to the environment that asks and not yet written, ``own_failures`` those that it had in a
     row with nothing else in flight.
@@ -337,15 +422,33 @@ def must_open(state: State, *, more_answers: int, own_failures: int, now_ms: int
         return False
     failures, answers = state.recent(now_ms, policy)
     calls = failures + answers + more_answers + policy.presumed_answers
-    return not state.opened_ms and failures >= policy.min_failures and failures >= policy.failure_ratio * calls
+    is_known = state.opened_ms > 0 and not state.opened_for
+    return not is_known and failures >= policy.min_failures and failures >= policy.failure_ratio * calls
 
 
-def opened(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
-    """Open, for one cool-down; a little longer each time that the probe fails."""
+def whose(state: State, *, more_answers: int, now_ms: int, policy: HealthPolicy) -> str:
+    """The one tenant whose failures these are; empty if those of the others are enough to believe them, or if nobody
+    knows whose they are.
+    """
+    failures, answers = state.recent(now_ms, policy)
+    blamed = Counter(state.blamed or {})
+    if now_ms // policy.slot_ms <= state.slot:
+        blamed.update(state.blamed_before)
+    if not blamed or not failures:
+        return ""
+    (tenant, most), *_ = blamed.most_common(1)
+    others = failures - most
+    calls = others + answers + more_answers + policy.presumed_of_others
+    return "" if others > 0 and others >= policy.failure_ratio * calls else tenant
+
+
+def opened(state: State, *, now_ms: int, policy: HealthPolicy, tenant: str = "") -> State:
+    """Open, for all or for one tenant, for one cool-down; a little longer each time that the probe fails."""
     cool_down_s = min(policy.cool_down_s + policy.cool_down_growth_s * state.openings, policy.max_cool_down_s)
     return replace(
         state,
         opened_ms=state.opened_ms or now_ms,
+        opened_for=tenant,
         retry_ms=now_ms + round(cool_down_s * 1000),
         probe="",
         openings=state.openings + 1,
@@ -360,24 +463,27 @@ def probing(state: State, *, probe: str, now_ms: int, policy: HealthPolicy) -> S
 
 
 def probed(state: State, *, probe: str, verdict: bool | None, now_ms: int, policy: HealthPolicy) -> State | None:
-    """After the probe: closed, open again, or free for another try; None if the probe is not this one's any more."""
-    if state.probe != probe:
+    """After the probe: closed, open again, or free for another try; None if there is nothing to change.
+
+    A good answer closes it whoever has the probe by now. A failure, or a call that was given up, is heard from the one
+    who has it.
+    """
+    if not state.opened_ms or (not verdict and state.probe != probe):
         return None
     if verdict is None:
         return replace(state, probe="", retry_ms=now_ms)
     if not verdict:
-        return opened(state, now_ms=now_ms, policy=policy)
+        return opened(state, now_ms=now_ms, policy=policy, tenant=state.opened_for)
     return replace(
-        state,
-        opened_ms=0,
-        retry_ms=0,
-        probe="",
-        openings=0,
-        failures=0,
-        answers=0,
-        failures_before=0,
-        answers_before=0,
+        closed(state), failures=0, answers=0, failures_before=0, answers_before=0, blamed={}, blamed_before={}
     )
+
+
+def closed(state: State) -> State:
+    """Closed by an answer to a call that was no probe. Its failures stay counted: if such answers are few, it opens again
+    with the next one that fails.
+    """
+    return replace(state, opened_ms=0, opened_for="", retry_ms=0, probe="", openings=0)
 
 
 # ── Overload ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -418,7 +524,9 @@ def _verdict(state: State) -> refusals.Verdict:
 
 def _judged(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
     """Under a limit: lower by as many slots as the share of refusals says, or back if that did not help."""
-    limit, refused, tries = state.limit, state.losses, state.wins + state.losses
+    # What nobody uses is not what was too much.
+    limit = min(state.limit, 2 * max(1, state.in_use(now_ms)))
+    refused, tries = state.losses, state.wins + state.losses
     match _verdict(state):
         case "full":
             lower = cut(state, limit, now_ms=now_ms, factor=policy.decrease)
@@ -432,7 +540,7 @@ def _judged(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
             lower = cut(state, limit, now_ms=now_ms, factor=factor + 1e-9)
         case "not_load":
             back = replace(state, usual_pm=refusals.share_pm(refused, tries), lost_pm=0, ceiling=0)
-            return with_limit(back, max(limit, state.ceiling), now_ms=now_ms)
+            return with_limit(back, max(state.limit, state.ceiling), now_ms=now_ms)
         case _:
             return state
     pm = refusals.share_pm(refused, max(tries, limit, refusals.LEAST))
@@ -472,11 +580,14 @@ def grown(
     policy: HealthPolicy = HealthPolicy(),
 ) -> State | None:
     """One slot more, when as many calls as there are slots were answered since it was last changed, and they were in
-    use. None if it is not time. A limit that batch workers search for is theirs to raise.
+    use. None if it is not time. A limit that batch workers search for is theirs to raise, as long as they have slots to
+    search with.
     """
-    if not state.is_limited(now_ms) or state.live_holders(now_ms) or state.wins < state.limit:
+    if not state.is_limited(now_ms) or state.wins < state.limit:
         return None
-    if len(state.calls) + 1 < state.limit * 3 // 4:
+    if any(holder.slots for holder in state.live_holders(now_ms).values()):
+        return None
+    if state.live_calls(now_ms) + 1 < round(state.limit * 0.75):
         return None
     if state.lost_pm or state.usual_pm:
         said = _verdict(state)
@@ -497,8 +608,11 @@ def _step(state: State) -> int:
     return min(fastest, max(1, state.limit - state.ceiling)) if state.ceiling else fastest
 
 
-def refused(state: State, *, now_ms: int, policy: HealthPolicy) -> State | None:
-    """After a call found no slot: the limit is in use, so it stays for another while."""
-    if state.limited_until_ms - now_ms > policy.limited_s * 500:
-        return None
-    return replace(state, limited_until_ms=now_ms + round(policy.limited_s * 1000))
+def refused(state: State, *, interactive: bool, now_ms: int, policy: HealthPolicy) -> State | None:
+    """After a call found no slot: the limit is in use, so it stays for another while, and a batch sees who waits."""
+    after = state
+    if state.limited_until_ms - now_ms <= policy.limited_s * 500:
+        after = replace(after, limited_until_ms=now_ms + round(policy.limited_s * 1000))
+    if interactive and now_ms - state.interactive_ms >= policy.presence_every_s * 1000:
+        after = replace(after, interactive_ms=now_ms)
+    return None if after == state else after

@@ -13,6 +13,7 @@ from naru import charges, dialects, tokens
 from naru.catalog import Catalog, Deployment, Model, Strategy
 from naru.charges import HourWrites
 from naru.errors import InvalidRequestError
+from naru.health_state import provider_item
 from naru.preferences import Preference
 from naru.retry import RetryPolicy
 
@@ -126,6 +127,12 @@ class Route:
     def deployments(self) -> list[str]:
         """The names of all that may be called."""
         return [stop.deployment.name for stop in self._stops]
+
+    @property
+    def health_items(self) -> list[str]:
+        """What the shared health knows them and their providers by."""
+        providers = dict.fromkeys(stop.deployment.provider for stop in self._stops)
+        return [*self.deployments, *map(provider_item, providers)]
 
     @property
     def is_last_resort(self) -> bool:
