@@ -18,6 +18,7 @@ from naru.accounting import Account
 from naru.echoes import without_echo
 from naru.errors import (
     NaruError,
+    StoreUnavailableError,
     UpstreamError,
     UpstreamMisconfiguredError,
     UpstreamRateLimitedError,
@@ -45,7 +46,8 @@ _AGE_S = 3.0
 @dataclass(frozen=True, slots=True)
 class Job:
     """A request that was let in. ``deadline_s`` and ``begin_by_s`` are monotonic: when it must be over, and when the
-    client must have its first bytes. Interactive requests go before those of a batch.
+    client must have its first bytes. Interactive requests go before those of a batch. ``may_call`` is False from when
+    somebody else may be doing the same.
     """
 
     route: Route
@@ -53,6 +55,7 @@ class Job:
     deadline_s: float
     begin_by_s: float
     interactive: bool
+    may_call: Callable[[], bool] = lambda: True
 
     def remaining_s(self) -> float:
         return self.deadline_s - time.monotonic()
@@ -143,6 +146,13 @@ class Attempts:
         uncounted = 0
         while True:
             stop, permit = await self._enter(job, failures)
+            if not job.may_call():
+                await self._health.leave(permit)
+                lost = StoreUnavailableError(
+                    "Another worker may have this request.", log={"reason": "claim not renewed"}
+                )
+                await account.close_failed(stop, lost)
+                raise lost
             account.why = "probe" if permit.probe else route.why(stop)
             route.called(stop)
             try:

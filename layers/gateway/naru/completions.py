@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -35,7 +35,9 @@ from naru.upstream import Upstream
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as it arrived. ``patience_s`` is how long the caller's own machinery lets it run."""
+    """A request as it arrived. ``patience_s`` is how long the caller's own machinery lets it run; ``may_call`` is asked
+    before each call to a provider.
+    """
 
     request_id: str
     authorization: str | Proven | None
@@ -43,6 +45,7 @@ class Call:
     patience_s: float
     batch_id: str | None = None
     preference: Preference | None = None
+    may_call: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ class Completions:
             deadline_s=started_s + min(allowed_s, call.patience_s),
             begin_by_s=started_s + self._json_deadline_s,
             interactive=call.batch_id is None,
+            may_call=call.may_call,
         )
         try:
             return await (self._stream(plan, job) if request.stream else self._answer(plan, job))

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 ORGANISATION = "organisation"
 _TRIES = 200
+_LEASES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +266,10 @@ class Meters:
                 # Of several reasons the one that passes first.
                 waits = [(refusal.retry_after_s or float("inf"), index) for index, (_, refusal) in enumerate(asked)]
                 meter, refusal = asked[min(waits)[1]]
+                unspent = sum(meter.unspent_pico_usd(demand.month) for meter, _ in asked)
+                if refusal.reason == "budget" and unspent >= demand.worst_pico_usd:
+                    # What is missing is not spent: requests in flight hold it, and give back what they do not use.
+                    refusal = replace(refusal, retry_after_s=_LEASES_S)
                 raise refused(meter, refusal, demand, self._zone)
         raise StoreUnavailableError("The gateway's meters are too busy. Try again.", log={"meter": meter_id})
 
