@@ -120,11 +120,13 @@ class World:
             "endpoint": "/v1/chat/completions",
             "input_file_id": file.file_id,
             "input_object": file.object_name,
+            "input_etag": self.objects.state(file.object_name).etag,
             "created_at": now_ms // 1000,
             "expires_at": now_ms // 1000 + 86_400,
             **values,
         }
-        return self.store.create(KEY, new_batch_id(at_ms=now_ms), whole, now_s=now_ms // 1000)
+        given = {name: value for name, value in whole.items() if value is not None}
+        return self.store.create(KEY, new_batch_id(at_ms=now_ms), given, now_s=now_ms // 1000)
 
     def started(self, count: int, **values: Any) -> Batch:
         """A batch in progress."""

@@ -24,12 +24,14 @@ from naru.errors import (
     QuotaExceededError,
     RateLimitedError,
     StoreUnavailableError,
+    UpstreamMisconfiguredError,
+    UpstreamRefusedKeyError,
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
 from naru.keys import Proven
 from naru.wire import parse_json_object
-from tests.batch_world import KEY, World, batch_world
+from tests.batch_world import KEY, OMNI, World, batch_world
 
 
 class Scripted:
@@ -94,10 +96,18 @@ def test_an_answer_is_stored_under_the_id_of_its_request(world: World, batch: Ba
     assert len(completions.calls) == 1
 
 
+def operators(error: NaruError) -> NaruError:
+    error.awaits_operator = True
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "end"),
     [
-        (QuotaExceededError("no"), "spent"),
+        (QuotaExceededError("others hold it", retry_after_s=5.0), "short"),
+        (UpstreamRefusedKeyError("the operator's"), "blocked"),
+        (UpstreamMisconfiguredError("the operator's"), "blocked"),
+        (operators(UpstreamUnavailableError("no credit")), "blocked"),
         (RateLimitedError("no", retry_after_s=7.0), "limited"),
         (AuthenticationError("no"), "barred"),
         (PermissionDeniedError("no", code="api_key_disabled"), "barred"),
@@ -111,10 +121,10 @@ def test_what_is_not_the_lines_fault_lets_it_wait(world: World, batch: Batch, er
     """It is nobody's then, and the next one who takes it counts no loss."""
     ran = run(world, batch, line_of(world, batch), Scripted(error))
     assert ran.end == end
-    assert ran.wait_s == 7.0 if end == "limited" else ran.wait_s < 10
+    assert ran.wait_s == {"limited": 7.0, "short": 5.0, "blocked": 30.0}.get(end, pytest.approx(0, abs=10))
     found = state(world, batch)
     assert (found.outcome, found.worker, found.losses) == (None, None, 0)
-    counted = isinstance(error, UpstreamUnavailableError | UpstreamTimeoutError | RuntimeError)
+    counted = end == "later" and not isinstance(error, StoreUnavailableError)
     assert found.tries == (1 if counted else 0)
     assert run(world, batch, line_of(world, batch, found), Scripted(), worker="other").end == "stored"
 
@@ -134,6 +144,82 @@ def test_what_is_the_lines_fault_is_its_result(world: World, batch: Batch, error
     assert (result["response"]["status_code"], result["error"]) == (status, None)
     assert result["response"]["body"]["error"]["message"] == error.message
     assert state(world, batch).outcome == "failed"
+
+
+DAY_S = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "end"),
+    [
+        pytest.param(5.0, "short", id="requests in flight hold what is missing"),
+        pytest.param(DAY_S / 2, "short", id="a month begins before the batch must have ended"),
+        pytest.param(2 * DAY_S, "stored", id="it begins after that"),
+        pytest.param(None, "stored", id="no month's budget is enough"),
+    ],
+)
+def test_a_line_without_a_budget_waits_while_that_can_help(
+    world: World, batch: Batch, retry_after_s: float | None, end: str
+) -> None:
+    ran = run(world, batch, line_of(world, batch), Scripted(QuotaExceededError("no", retry_after_s=retry_after_s)))
+    assert (ran.end, ran.wait_s) == (end, retry_after_s if end == "short" else 0)
+    if end == "stored":
+        result = stored(world, batch)
+        assert (result["custom_id"], result["response"]) == ("c0", None)
+        assert result["error"]["code"] == "insufficient_quota"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(b"{", b"x", id="no JSON"),
+        pytest.param(b"{", b"\xff", id="no UTF-8"),
+        pytest.param(b'"POST"', b'"EVIL"', id="another method"),
+        pytest.param(b"/v1/chat/completions", b"/v1/chat/secret-word", id="another URL"),
+        pytest.param(b'"custom_id"', b'"custom_ix"', id="no custom_id"),
+        pytest.param(OMNI.encode(), OMNI[::-1].encode(), id="another model"),
+    ],
+)
+def test_a_line_that_is_not_what_was_checked_ends_and_calls_nobody(
+    world: World, batch: Batch, before: bytes, after: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot be read the next time either. Nothing of it is logged."""
+    line, completions = line_of(world, batch), Scripted()
+    line.content = line.content.replace(before, after, 1)
+    assert run(world, batch, line, completions) == Ran("stored")
+    assert completions.calls == []
+    result = stored(world, batch)
+    assert (result["custom_id"], result["error"]["code"]) == (None, "input_unreadable")
+    assert [record.exc_info for record in caplog.records] == [None]
+    assert "secret-word" not in str(vars(caplog.records[0]))
+
+
+def test_a_line_that_another_run_has_claimed_since_is_left_to_it(world: World, batch: Batch) -> None:
+    """Two runs have seen it free: one is paused, and comes second."""
+    seen = line_of(world, batch)
+    assert world.progress.claim_line(batch, LineState(0, None), worker="other", request_id="req_other")
+    completions = Scripted()
+    assert run(world, batch, seen, completions) == Ran("claimed")
+    assert (completions.calls, seen.state.worker) == ([], "other")
+    # The other one has put it back.
+    world.progress.put_back(batch.batch_id, LineState(0, None, request_id="req_other"))
+    assert run(world, batch, seen, completions).end == "stored"
+    # Whoever looks now learns how it ended.
+    assert run(world, batch, line_of(world, batch), completions) == Ran("stored", completed=True)
+    assert len(completions.calls) == 1
+
+
+def test_a_run_whose_claim_is_over_calls_nobody_and_lets_the_line_go(world: World, batch: Batch) -> None:
+    """It was paused between the claim and the call. Whatever calls later in the same request asks again."""
+    patience = iter([0.0])
+    lines = Lines(completions := Scripted(), world.progress, world.objects)  # type: ignore[arg-type]
+    line = line_of(world, batch)
+    assert asyncio.run(lines.run(batch, line, worker="w", patience_s=lambda: next(patience))).end == "later"
+    assert completions.calls == []
+    assert (state(world, batch).worker, state(world, batch).losses) == (None, 0)
+    left = iter([30.0, 30.0, 0.0])
+    assert asyncio.run(lines.run(batch, line, worker="w", patience_s=lambda: next(left))).end == "stored"
+    assert not completions.calls[0].may_call()
 
 
 def test_a_breaker_that_is_open_costs_no_try(world: World, batch: Batch) -> None:

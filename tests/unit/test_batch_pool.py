@@ -154,38 +154,96 @@ def test_a_range_of_another_worker_is_left_to_it(world: World) -> None:
     assert runs[1].over
 
 
-def test_the_end_of_the_budget_is_believed_only_of_a_line_that_is_alone(world: World) -> None:
-    """What others hold may be what is missing: they end first, then one is tried by itself."""
-    batch = world.started(6)
-    script = Script(world, pause_s=0.01)
-
-    def say(index: int) -> Ran | None:
-        # Two lines fit, one after the other; with more in flight nothing does.
-        if sum(state.outcome is not None for of in plan for state in states(world, batch, of)) >= 2:
-            return Ran("spent")
-        return Ran("spent") if script.inside else None
-
-    plan = world.reader.plan(batch)
-    script.say = say
-    go(pool_of(world, script, Sharing()), runs := runs_of(world, batch))
-    assert all(run.over for run in runs)
-    read = world.read(batch)
-    assert (read.is_spent, read.values["completed"], read.values["failed"]) == (True, 2, 4)
-    codes = {state.end_code for state in world.progress.range_states(batch.batch_id).values()}
-    assert codes - {None} == {"insufficient_quota"}
-
-
 def states(world: World, batch: Batch, of: Any) -> Any:
     return world.progress.line_states(batch.batch_id, of).values()
 
 
-def test_a_batch_whose_budget_ended_elsewhere_is_not_called_for(world: World) -> None:
-    batch = world.started(3)
-    world.store.set(batch, spent=True)
+def test_lines_wait_for_what_the_others_of_the_batch_have_set_aside(world: World) -> None:
+    """There is budget for two at a time: no more are tried while these run, and each waits only for its turn."""
+    batch = world.started(12)
+    script = Script(world, pause_s=0.02)
+    script.say = lambda _: Ran("short", 0.01) if script.inside >= 2 else None
+    go(pool_of(world, script, Sharing(lambda: 8)), runs := runs_of(world, batch))
+    assert all(run.over for run in runs)
+    assert world.read(batch).values["completed"] == 12
+    assert len(script.ran) <= 12 + 8 + 3 + 12  # the first round, and at most one too many for each that ends
+
+
+def test_a_batch_whose_budget_others_hold_is_left_over_until_they_may_have_ended(world: World) -> None:
+    """The worker does not wait for them; what it has learned of its lines stays with them."""
+    batch = world.started(8)
+    script = Script(world, say=lambda _: Ran("short", 30.0))
+    go(pool_of(world, script, Sharing()), runs := runs_of(world, batch))
+    assert len(script.ran) <= 6
+    assert all(run.wait_s is not None and 0 < run.wait_s <= 30 for run in runs)
+    assert claim(world, batch, 0, worker="other") == "claimed"
+
+
+def test_a_line_that_is_too_dear_for_now_does_not_stop_the_others(world: World) -> None:
+    batch = world.started(6)
+    script = Script(world, say=lambda index: Ran("short", 30.0) if index == 0 else None)
+    go(pool_of(world, script, Sharing(lambda: 1)), runs := runs_of(world, batch))
+    assert [run.over for run in runs] == [False, True, True]
+    assert sorted(script.ran) == list(range(6))
+
+
+def test_trouble_that_only_the_operator_can_end_pauses_the_batch_for_all_workers(world: World) -> None:
+    """The first worker meets it with some lines; the others with none while the wait lasts, and then with one; each time
+    the wait is twice as long, up to five minutes. A line that is answered lets them all go on.
+    """
+    batch = world.started(8)
+    blocked = Script(world, say=lambda _: Ran("blocked", 30.0), pause_s=0.02)
+    go(pool_of(world, blocked, Sharing()), runs := runs_of(world, batch))
+    assert 1 <= len(blocked.ran) <= 6
+    assert all(run.wait_s is not None and 0 < run.wait_s <= 30 for run in runs)
+    batch = world.read(batch)
+    assert (batch.wait_s, round(batch.waits_until_s - time.time())) == (30, pytest.approx(30, abs=2))
+    none = Script(world)
+    go(pool_of(world, none, Sharing()), runs := runs_of(world, batch))
+    assert none.ran == []
+    assert all(run.wait_s is not None for run in runs)
+    for wait_s, next_s in ((30, 60), (200, 300), (300, 300)):
+        world.store.set(world.read(batch), waits_until_s=int(time.time()) - 1, wait_s=wait_s)
+        again = Script(world, say=lambda _: Ran("blocked", 30.0))
+        go(pool_of(world, again, Sharing()), runs_of(world, world.read(batch)))
+        assert (len(again.ran), world.read(batch).wait_s) == (1, next_s)
+    world.store.set(world.read(batch), waits_until_s=int(time.time()) - 1)
+    well = Script(world, pause_s=0.02)
+    go(pool_of(world, well, Sharing()), runs_of(world, world.read(batch)))
+    assert world.read(batch).values["completed"] == 8
+    assert well.most > 1
+
+
+@pytest.mark.parametrize("what", ["deleted", "shorter", "longer", "other bytes of the same size"])
+def test_a_range_that_is_not_in_the_input_any_more_ends(
+    world: World, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not tried again for ever, ranges that were read before are run, and no bytes of the file are logged."""
+    batch = world.started(4, input_etag=None)
+    name = batch.input_object
+    content = world.objects.read(name)
+    runs = runs_of(world, batch)
+    go(pool_of(world, Script(world), Sharing()), runs[:1])
+    if what == "deleted":
+        world.objects.delete(name)
+    else:
+        other = b'{"a": "secret-word"}' * (len(content) // 20 + 1)
+        size = {"shorter": len(content) // 3, "longer": len(content) + 1}.get(what, len(content))
+        world.objects.put(name, other[:size])
     script = Script(world)
-    go(pool_of(world, script, Sharing()), runs_of(world, world.read(batch)))
-    assert script.ran == []
-    assert world.read(batch).values["failed"] == 3
+    go(pool_of(world, script, Sharing()), runs[1:])
+    assert (script.ran, [run.over for run in runs]) == ([], [True, True])
+    read = world.read(batch)
+    assert (read.ranges_ended, read.values["completed"], read.values["failed"]) == (2, 2, 2)
+    assert world.progress.range_states(batch.batch_id)[1].end_code == "input_unreadable"
+    assert "secret-word" not in caplog.text
+    assert all(record.exc_info is None for record in caplog.records)
+    world.phases.finish(read)
+    ended = world.read(batch)
+    assert (ended.phase, ended.values["completed"], ended.values["failed"]) == ("completed", 2, 2)
+    codes = {line["error"]["code"] for line in world.file_lines(ended, "error")}
+    assert codes == {"input_unreadable"}
+    assert [each["status"] for each in world.reader.results(ended, 0, 4)] == ["success"] * 2 + ["error"] * 2
 
 
 def test_a_cancelled_batch_begins_nothing_more(world: World) -> None:

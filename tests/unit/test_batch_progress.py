@@ -80,14 +80,33 @@ def test_the_first_result_of_a_line_stands(world: World, batch: Batch) -> None:
     """Of two who were both paid for: the second is told so, and the line is not claimed again."""
     first = LineState(0, None)
     assert world.progress.claim_line(batch, first, worker="a", request_id="req_a")
-    assert world.progress.claim_line(batch, first, worker="b", request_id="req_b")
+    lost = LineState(0, None, worker="a", request_id="req_a")
+    assert world.progress.claim_line(batch, lost, worker="b", request_id="req_b")
     assert store(world, batch, 0, request_id="req_b")
+    assert store(world, batch, 0, request_id="req_b")  # its own write, repeated
     assert not store(world, batch, 0, request_id="req_a")
     assert not world.progress.claim_line(batch, first, worker="c", request_id="req_c")
     of = world.reader.plan(batch)[0]
     (found,) = world.progress.results(batch.batch_id, of)
     assert (found["index"], found["request_id"]) == (0, "req_b")
     assert world.progress.line_states(batch.batch_id, of)[0].outcome == "completed"
+
+
+@pytest.mark.parametrize(
+    ("seen", "claimed"),
+    [
+        pytest.param(LineState(0, None), False, id="seen free"),
+        pytest.param(LineState(0, None, worker="dead", request_id="req_dead"), False, id="seen with another's claim"),
+        pytest.param(LineState(0, None, worker="a", request_id="req_a"), True, id="seen as it is"),
+    ],
+)
+def test_a_line_is_claimed_only_as_it_was_seen(world: World, batch: Batch, seen: LineState, claimed: bool) -> None:
+    """Of two runs that look at the same time, one gets it. A write that is repeated does no harm."""
+    for _ in range(2):
+        assert world.progress.claim_line(batch, LineState(0, None), worker="a", request_id="req_a")
+    assert world.progress.claim_line(batch, seen, worker="b", request_id="req_b") == claimed
+    has_it = world.progress.line_state(batch.batch_id, 0)
+    assert (has_it.worker, has_it.request_id) == (("b", "req_b") if claimed else ("a", "req_a"))
 
 
 def test_a_line_that_was_put_back_is_nobodys_and_one_that_was_lost_is_somebodys(world: World, batch: Batch) -> None:

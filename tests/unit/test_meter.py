@@ -326,12 +326,55 @@ def test_every_answer_can_show_what_is_left(new_gate: NewGate) -> None:
 
 def test_a_spent_budget_names_itself_and_the_day_it_begins_anew(new_gate: NewGate) -> None:
     _, gate = new_gate(budget_pico_usd=2 * USD + USD // 2)
-    gate.admit(), gate.admit()
+    for _ in range(2):
+        gate.settle(gate.admit(), cost=USD)
     with pytest.raises(QuotaExceededError) as refused:
         gate.admit()
     assert "This API key has used its monthly budget of 2.50 USD" in refused.value.message
     assert "2026-12-01T00:00+09:00" in refused.value.message
     assert (refused.value.code, refused.value.should_retry) == ("insufficient_quota", False)
+
+
+MONTH_S = (ms(2026, 12, 1, 0, 0, 0) - NOON) / 1000
+
+
+@pytest.mark.parametrize("whose", ["key", "organisation", "end user", "key of four shards"])
+@pytest.mark.parametrize(
+    ("spent", "leased", "worst", "retry_after_s"),
+    [
+        pytest.param(0, 10, 1, 5.0, id="one request holds all of it"),
+        pytest.param(4, 6, 6, 5.0, id="what is leased would just do"),
+        pytest.param(4, 6, 7, MONTH_S, id="what is leased would not do"),
+        pytest.param(10, 0, 1, MONTH_S, id="all is spent"),
+        pytest.param(0, 0, 11, None, id="more than a month's budget"),
+        pytest.param(0, 10, 11, None, id="more than a month's budget, while all of it is leased"),
+    ],
+)
+def test_a_refusal_says_whether_waiting_helps(
+    new_gate: NewGate, whose: str, spent: int, leased: int, worst: int, retry_after_s: float | None
+) -> None:
+    """What is leased comes back within moments, what is spent with the next month, and more than there ever is never does.
+    Every lease is of one dollar, so a lease of ten is ten requests, on whichever shard they are.
+    """
+    budget = {
+        "key": {"budget_pico_usd": 10 * USD},
+        "organisation": {"organisation": 10 * USD},
+        "end user": {"user_budget_pico_usd": 10 * USD},
+        "key of four shards": {"budget_pico_usd": 10 * USD, "shards": 4},
+    }[whose]
+    _, gate = new_gate(**budget)
+    for _ in range(spent):
+        gate.settle(gate.admit(end_user="u"), cost=USD)
+    held = [gate.admit(end_user="u") for _ in range(leased)]
+    with pytest.raises(QuotaExceededError) as refused:
+        gate.admit(worst=worst * USD, end_user="u")
+    assert refused.value.retry_after_s == pytest.approx(retry_after_s)
+    assert refused.value.should_retry is (None if retry_after_s == 5.0 else False)
+    assert ("try again in 5 s" in refused.value.message) == (retry_after_s == 5.0)
+    for admission in held:
+        gate.settle(admission, cost=0)
+    if retry_after_s == 5.0:
+        gate.admit(worst=worst * USD, end_user="u")
 
 
 def test_the_organisations_budget_says_that_it_is_the_organisations(new_gate: NewGate) -> None:

@@ -18,6 +18,7 @@ from naru.accounting import Account
 from naru.echoes import without_echo
 from naru.errors import (
     NaruError,
+    StoreUnavailableError,
     UpstreamError,
     UpstreamMisconfiguredError,
     UpstreamRateLimitedError,
@@ -46,7 +47,8 @@ _AGE_S = 3.0
 @dataclass(frozen=True, slots=True)
 class Job:
     """A request that was let in. ``deadline_s`` and ``begin_by_s`` are monotonic: when it must be over, and when the
-    client must have its first bytes. Interactive requests go before those of a batch.
+    client must have its first bytes. Interactive requests go before those of a batch. ``may_call`` is False from when
+    somebody else may be doing the same.
     """
 
     route: Route
@@ -54,6 +56,7 @@ class Job:
     deadline_s: float
     begin_by_s: float
     interactive: bool
+    may_call: Callable[[], bool] = lambda: True
 
     @property
     def tenant(self) -> str:
@@ -157,6 +160,11 @@ class Attempts:
                 # The sweeper may have charged for it, or be about to.
                 await self._health.leave(permit)
                 raise too_old()
+            if not job.may_call():
+                await self._health.leave(permit)
+                raise StoreUnavailableError(
+                    "Another worker may have this request.", log={"reason": "claim not renewed"}
+                )
             account.why = "probe" if permit.probe else route.why(stop)
             route.called(stop)
             try:

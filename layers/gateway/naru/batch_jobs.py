@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -21,14 +22,18 @@ class Job:
 
     batch: Batch
     most: int = 10**9
-    """How many of its lines may be in flight here."""
+    """How many of its lines may be in flight here, as its key allows."""
+    affordable: int = 10**9
+    """The same, as far as the budget is known to reach, or the provider to answer at all."""
+    shorts: int = 0
+    """Lines in a row for which there was no budget."""
+    blocked: bool = False
+    """A line has met trouble that the operator must end."""
     in_flight: int = 0
     looked_s: float = -math.inf
     paused_until_s: float = 0.0
     may_start: float = math.inf
     """Lines that can begin before the key comes into its reserve."""
-    alone: bool = False
-    """One line at a time: what the others hold may be what is missing of the budget."""
     end_code: str | None = None
     """Its lines end with this from now on."""
     closed: bool = False
@@ -36,7 +41,7 @@ class Job:
 
     def startable_s(self, now_s: float) -> float:
         """When a line of it may begin; infinite if only the end of another one can tell."""
-        if self.end_code is not None or self.closed or self.in_flight >= (1 if self.alone else self.most):
+        if self.end_code is not None or self.closed or self.in_flight >= min(self.most, self.affordable):
             return math.inf
         return max(now_s, self.paused_until_s)
 
@@ -50,6 +55,8 @@ class RangeRun:
     message: Message
     of: Range
     job: Job
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Under which it claims its range and lines. Two runs of a range in one process have two."""
     lines: deque[Line] = field(default_factory=deque)
     opened: bool = False
     in_flight: int = 0
@@ -57,10 +64,17 @@ class RangeRun:
     failed: int = 0
     until_s: float = 0.0
     """The end of the lease (monotonic)."""
+    unreadable: bool = False
+    """Its lines are not in the input any more."""
     broken: bool = False
     """A result may be lost: only the next owner can tell."""
     over: bool = False
     wait_s: float | None = None
+
+    @property
+    def end_code(self) -> str | None:
+        """What its lines without a result end with from now on; None as long as they may be run."""
+        return self.job.end_code or ("input_unreadable" if self.unreadable else None)
 
     @property
     def is_live(self) -> bool:

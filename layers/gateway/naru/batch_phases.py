@@ -7,6 +7,7 @@ one through.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from naru.batch_store import Batch, BatchStore
 from naru.batches_api import batch_object
 from naru.catalog import Catalog
 from naru.file_store import File, FileStore, lives_until
-from naru.objects import MissingObjectError, Writer
+from naru.objects import MissingObjectError
 from naru.stored import created_ms, file_id_of_batch
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ class Phases:
         try:
             found, errors = self._examined(batch, catalog)
         except MissingObjectError:
-            errors = [{"code": "invalid_input_file", "message": "The input file is not there any more."}]
+            message = "The input file is not there any more, or has changed since the batch was submitted."
+            errors = [{"code": "invalid_input_file", "message": message}]
         facts = {"batch_id": batch.batch_id, "errors": len(errors), "took_s": round(time.monotonic() - began_s, 3)}
         if errors:
             logger.info("batch refused", extra=facts)
@@ -93,7 +95,7 @@ class Phases:
         return self._read(batch)
 
     def _examined(self, batch: Batch, catalog: Catalog) -> tuple[Checked, list[dict[str, Any]]]:
-        chunks = self._files.objects.stream(batch.input_object)
+        chunks = self._files.objects.stream(batch.input_object, etag=batch.input_etag)
         if not batch.values.get("check_budget"):
             found = check(chunks, models=catalog.models, range_lines=self._range_lines)
             return found, found.errors
@@ -144,19 +146,23 @@ class Phases:
     def _finished(self, batch: Batch) -> Batch:
         ending = "cancelled" if batch.phase == "cancelling" else str(batch.values["ending"])
         changes: dict[str, Any] = {f"{ending}_at": self._now_s()}
+        files: list[File] = []
         if batch.ranges:
-            changes |= self._write_files(batch, unrun=f"batch_{ending}")
-        if self._store.end(batch, ending, changes):
+            written, files = self._write_files(batch, unrun=f"batch_{ending}")
+            changes |= written
+        # Of two who have written files, one makes them the batch's, together with what they add up to.
+        if self._store.end(batch, ending, changes, [self._files.entry(file) for file in files]):
             counts = {"completed": changes.get("completed", 0), "failed": changes.get("failed", 0)}
             facts = {"batch_id": batch.batch_id, "key_id": batch.key_id, "status": ending, **counts}
             logger.info("batch ended", extra=facts)
         return self._read(batch)
 
-    def _write_files(self, batch: Batch, *, unrun: str) -> dict[str, Any]:
+    def _write_files(self, batch: Batch, *, unrun: str) -> tuple[dict[str, Any], list[File]]:
         """Puts every line into one of two files, without holding more than a part of them in memory; what they sum up
-        to.
+        to, and those that hold anything. Each time they are other files, so that two who write do not mix.
         """
-        files = {name: self._file_of(batch, name) for name in ("output", "error")}
+        attempt = secrets.token_hex(8)
+        files = {name: self._file_of(batch, name, attempt) for name in ("output", "error")}
         counts = {"output": 0, "error": 0}
         tokens = dict.fromkeys(_TOKENS, 0)
         states = self._progress.range_states(batch.batch_id, consistent=True)
@@ -172,22 +178,19 @@ class Phases:
                     counts[name] += 1
                     for kind, count in zip(_TOKENS, line.tokens or (), strict=False):
                         tokens[kind] += count
-            for name, writer in writers.items():
-                if counts[name]:
-                    self._close(files[name], writer)
+            made = {name: file for name, file in files.items() if counts[name]}
+            for name, file in made.items():
+                writers[name].close()
+                made[name] = replace(file, size_bytes=writers[name].size_bytes)
             undo.pop_all()
-        ids = {f"{name}_file_id": file.file_id for name, file in files.items() if counts[name]}
-        return {"completed": counts["output"], "failed": counts["error"], "tokens": tokens, **ids}
+        ids = {f"{name}_file_id": file.file_id for name, file in made.items()}
+        return {"completed": counts["output"], "failed": counts["error"], "tokens": tokens, **ids}, [*made.values()]
 
-    def _close(self, file: File, writer: Writer) -> None:
-        writer.close()
-        self._files.put(replace(file, size_bytes=writer.size_bytes))
-
-    def _file_of(self, batch: Batch, name: str) -> File:
+    def _file_of(self, batch: Batch, name: str, attempt: str) -> File:
         at_s = batch.values.get("finalizing_at") or batch.values["cancelling_at"]
         return File(
             key_id=batch.key_id,
-            file_id=file_id_of_batch(batch.batch_id, name, at_ms=created_ms(batch.batch_id)),
+            file_id=file_id_of_batch(batch.batch_id, f"{name} {attempt}", at_ms=created_ms(batch.batch_id)),
             filename=f"{batch.batch_id}_{name}.jsonl",
             purpose="batch_output",
             size_bytes=0,

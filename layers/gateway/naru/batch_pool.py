@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from naru.batch_jobs import KEY_SHARE, Job, RangeRun, learn_limits
-from naru.batch_lines import Line, Lines, Ran
+from naru.batch_lines import OPERATOR_WAIT_S, Line, Lines, Ran
 from naru.batch_progress import LineState, Progress
 from naru.batch_reader import BatchReader
 from naru.batch_store import BatchStore
@@ -34,6 +34,8 @@ _NO_SHARE_WAIT_S = 20.0
 _LOOK_EVERY_S = 2.0
 _RESERVE_PAUSE_S = 2.0
 _MARGIN = 0.1
+_SHORTS = 3
+_LONGEST_OPERATOR_WAIT_S = 300.0
 _AHEAD = 0.3
 """So many lines more than slots are being let in, recorded or stored."""
 
@@ -106,10 +108,12 @@ class Pool:
         """What may have changed outside: the share, the batches."""
         now_s = time.monotonic()
         for job in {run.job for run in live}:
+            if job.blocked:
+                await self._wait_for_operator(job)
             if now_s - job.looked_s >= _LOOK_EVERY_S:
-                job.looked_s = now_s
-                await self._look_at(job)
-        waiting = sum(len(run.lines) if run.opened else run.of.count for run in live if run.job.end_code is None)
+                is_first, job.looked_s = math.isinf(job.looked_s), now_s
+                await self._look_at(job, is_first=is_first)
+        waiting = sum(len(run.lines) if run.opened else run.of.count for run in live if run.end_code is None)
         # A refusal changes the share at once: who goes on with the old one sends what will be refused as well.
         is_due = now_s >= self._share_due_s or self._health.must_ask(self._deployment)
         if is_due and not self._stopping and (waiting or self._tasks):
@@ -118,7 +122,7 @@ class Pool:
             self._share = await self._health.hold(self._deployment, holder=self._worker, wanted=wanted)
             self._share_due_s = time.monotonic() + max(0.1, self._share.retry_after_s)
 
-    async def _look_at(self, job: Job) -> None:
+    async def _look_at(self, job: Job, *, is_first: bool) -> None:
         try:
             read = await asyncio.to_thread(self._batches.get, job.batch.key_id, job.batch.batch_id)
         except StoreUnavailableError as error:
@@ -126,9 +130,12 @@ class Pool:
             return
         if read is None or read.phase != "in_progress" or time.time() >= read.deadline_s:
             job.closed = True
-        elif read.is_spent:
-            job.end_code = "insufficient_quota"
         job.batch = read or job.batch
+        wait_s = job.batch.waits_until_s - time.time()
+        if wait_s > 0 or (is_first and wait_s > -_LONGEST_OPERATOR_WAIT_S):
+            # Another worker has met trouble that all lines will meet: one of them at a time finds out when it is over.
+            job.affordable = min(job.affordable, 1)
+            job.paused_until_s = max(job.paused_until_s, time.monotonic() + wait_s)
         try:
             key = await self._meters.authenticate(Proven(job.batch.key_id))
             job.most = max(1, int(key.max_parallel * KEY_SHARE))
@@ -136,6 +143,22 @@ class Pool:
             job.end_code = "api_key_invalid"
         except StoreUnavailableError as error:
             logger.warning("the key's limits are not known", extra={"batch_id": job.batch.batch_id, **error.log})
+
+    async def _wait_for_operator(self, job: Job) -> None:
+        """Pauses a batch for all workers; each time twice as long."""
+        job.blocked = False
+        batch, now_s = job.batch, time.time()
+        if batch.waits_until_s <= now_s:
+            again = now_s - batch.waits_until_s < _LONGEST_OPERATOR_WAIT_S
+            wait_s = min(_LONGEST_OPERATOR_WAIT_S, 2 * batch.wait_s) if again else OPERATOR_WAIT_S
+            job.paused_until_s = time.monotonic() + wait_s
+            logger.warning("batch waits for the operator", extra={"batch_id": batch.batch_id, "wait_s": wait_s})
+            try:
+                await asyncio.to_thread(
+                    self._batches.set, batch, waits_until_s=math.ceil(now_s + wait_s), wait_s=round(wait_s)
+                )
+            except StoreUnavailableError as error:
+                logger.warning("a batch's wait is not noted", extra={"batch_id": batch.batch_id, **error.log})
 
     @property
     def _stopping(self) -> bool:
@@ -148,7 +171,7 @@ class Pool:
         for run in self._ranges:
             if run.opened or not run.is_live:
                 continue
-            if run.job.end_code is None and not run.job.closed:
+            if run.end_code is None and not run.job.closed:
                 if self._stopping or self._ready() >= self._most_on_their_way - len(self._tasks):
                     continue
                 if run.job.startable_s(time.monotonic()) > time.monotonic() + PATIENCE_S:
@@ -166,7 +189,7 @@ class Pool:
             self._progress.claim_range,
             batch,
             of.index,
-            worker=self._worker,
+            worker=run.id,
             now_ms=now_ms,
             until_ms=now_ms + round(self._lease_s * 1000),
         )
@@ -184,8 +207,8 @@ class Pool:
         try:
             lines = await asyncio.to_thread(self._reader.input_lines, batch, of)
         except MissingObjectError:
-            run.job.end_code = "internal_error"
-            logger.exception("the input is gone", extra={"batch_id": batch.batch_id})
+            run.unreadable = True
+            logger.error("a range is not in the input any more", extra={"batch_id": batch.batch_id, "range": of.index})  # noqa: TRY400
             return
         fresh = (Line(content, states.get(index) or LineState(index, None)) for index, content in lines)
         run.lines.extend(line for line in fresh if line.state.outcome is None)
@@ -202,7 +225,7 @@ class Pool:
                     return
                 if not run.is_live or job.startable_s(now_s) > now_s:
                     break
-                if now_s > run.until_s - _MARGIN * self._lease_s:
+                if not self._holds(run):
                     break  # it may be another's by now: `renew` will tell
                 if job.may_start < 1:
                     job.paused_until_s, job.may_start = now_s + _RESERVE_PAUSE_S, 1
@@ -214,6 +237,13 @@ class Pool:
                 job.may_start -= 1
                 self._begin(run, line)
 
+    def _holds(self, run: RangeRun) -> bool:
+        """Whether a range is surely still this run's."""
+        return run.is_live and time.monotonic() <= run.until_s - _MARGIN * self._lease_s
+
+    def _patience_s(self, run: RangeRun) -> float:
+        return max(1.0, self._remaining_s() - 15) if self._holds(run) else 0.0
+
     def _begin(self, run: RangeRun, line: Line) -> None:
         run.in_flight += 1
         run.job.in_flight += 1
@@ -224,9 +254,7 @@ class Pool:
     async def _run_line(self, run: RangeRun, line: Line) -> None:
         job = run.job
         try:
-            ran = await self._lines.run(
-                job.batch, line, worker=self._worker, patience_s=lambda: max(1.0, self._remaining_s() - 15)
-            )
+            ran = await self._lines.run(job.batch, line, worker=run.id, patience_s=lambda: self._patience_s(run))
         except Exception:
             logger.exception("a result may be lost", extra={"batch_id": job.batch.batch_id, "line": line.state.index})
             run.broken = True
@@ -242,17 +270,29 @@ class Pool:
             self._share_due_s = -math.inf
         if ran.end == "stored":
             run.completed, run.failed = run.completed + ran.completed, run.failed + (not ran.completed)
+            job.shorts, job.affordable = 0, job.affordable + 1
             learn_limits(job, ran.headers or {})
             return
-        if ran.end == "limited":
-            job.paused_until_s = max(job.paused_until_s, now_s + ran.wait_s)
-        elif ran.end == "barred":
-            job.end_code = "api_key_invalid"
-        elif ran.end == "spent":
-            if job.in_flight == 1:
-                job.end_code = "insufficient_quota"
-            job.alone = True
-        line.ready_s = now_s + (ran.wait_s if ran.end == "later" else 0.0)
+        line.ready_s = now_s
+        match ran.end:
+            case "limited":
+                job.paused_until_s = max(job.paused_until_s, now_s + ran.wait_s)
+            case "barred":
+                job.end_code = "api_key_invalid"
+            case "blocked":
+                job.blocked, job.affordable = True, 1
+                job.paused_until_s = max(job.paused_until_s, now_s + ran.wait_s)
+            case "short":
+                line.ready_s += ran.wait_s
+                # What the others here have set aside may be what is missing. If none is left, somebody else has it.
+                others = job.in_flight - 1
+                job.shorts, job.affordable = job.shorts + 1, max(1, others)
+                if not others and job.shorts >= _SHORTS:
+                    job.paused_until_s = max(job.paused_until_s, now_s + ran.wait_s)
+            case "claimed":
+                line.ready_s += self._lease_s  # whoever has it may be alive
+            case _:
+                line.ready_s += ran.wait_s
         run.lines.append(line)
 
     # ── Ending ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -264,13 +304,11 @@ class Pool:
                 continue
             if run.job.closed or run.broken:
                 await self._release(run, wait_s=None if run.job.closed else self._lease_s)
-            elif not run.lines or run.job.end_code is not None:
+            elif not run.lines or run.end_code is not None:
                 await self._end(run)
 
     async def _end(self, run: RangeRun) -> None:
-        batch, end_code = run.job.batch, run.job.end_code
-        if end_code == "insufficient_quota" and not batch.is_spent:
-            await asyncio.to_thread(self._batches.set, batch, spent=True)
+        batch, end_code = run.job.batch, run.end_code
         states = await asyncio.to_thread(self._progress.line_states, batch.batch_id, run.of)
         completed = sum(state.outcome == "completed" for state in states.values())
         failed = sum(state.outcome == "failed" for state in states.values())
@@ -283,18 +321,16 @@ class Pool:
             self._progress.end_range,
             batch,
             run.of.index,
-            worker=self._worker,
+            worker=run.id,
             completed=completed,
             failed=failed + unrun,
             end_code=end_code if unrun else None,
         )
-        run.over = True
+        run.over, run.wait_s = True, None
 
     async def _release(self, run: RangeRun, *, wait_s: float | None) -> None:
         if run.opened:
-            await asyncio.to_thread(
-                self._progress.release_range, run.job.batch.batch_id, run.of.index, worker=self._worker
-            )
+            await asyncio.to_thread(self._progress.release_range, run.job.batch.batch_id, run.of.index, worker=run.id)
         run.lines.clear()
         run.over, run.wait_s = wait_s is None, wait_s
 
@@ -306,7 +342,7 @@ class Pool:
                 self._progress.renew_range,
                 run.job.batch.batch_id,
                 run.of.index,
-                worker=self._worker,
+                worker=run.id,
                 until_ms=until_ms,
                 completed=run.completed,
                 failed=run.failed,
@@ -346,7 +382,7 @@ class Pool:
             await asyncio.sleep(max(0.0, min(next_s, self._share_due_s) - now_s))
             return
         for run in live:
-            if not run.job.closed and run.job.end_code is None:
+            if not run.job.closed and run.end_code is None:
                 await self._release(run, wait_s=max(0.0, next_s - now_s))
 
     def _next_s(self, live: Sequence[RangeRun]) -> float:
@@ -354,7 +390,7 @@ class Pool:
         now_s = time.monotonic()
         times_s = []
         for run in live:
-            if run.job.closed or run.job.end_code is not None:
+            if run.job.closed or run.end_code is not None:
                 times_s.append(math.inf if run.in_flight else now_s)
             elif not run.opened or run.lines:
                 ready_s = min((line.ready_s for line in run.lines), default=0.0)

@@ -1,17 +1,18 @@
 """How far a batch is: its ranges, each with the worker that has it, and its lines, each with one result. Calls block.
 
-A worker claims a range for some seconds and renews that; one that dies loses it. It claims a line before the provider is
-called, under the id of the request, and stores the result if there is none yet::
+A run of a range has an id of its own, and so have two runs in one process that come of two copies of a message. It
+claims the range for some seconds and renews that; if its process dies it loses the range. It claims a line before the
+provider is called, under the id of the request, and stores the result if there is none yet::
 
-    range   nobody's ──claim──▶ a worker's ──end──▶ ended       claim: while the batch is in progress, in one transaction
+    range   nobody's ──claim──▶ a run's ──end──▶ ended          claim: while the batch is in progress, in one transaction
                         ▲            │ ▲ renew                  end: counts it in the batch, in one transaction, once
                         └─lease over─┘ └┘
-    line    nothing ──claim──▶ called for ──store──▶ result     store: if there is no result. The first one stands
-                                  │    ▲
-                                  └────┘ put back: it will be tried again;  claimed by one who died: the loss is counted
+    line    nothing ──claim──▶ called for ──store──▶ result     claim: if it is as it was seen, so that one of two gets it
+                                  │    ▲                        store: if there is no result. The first one stands
+                                  └────┘ put back: it will be tried again;  claimed by one that died: the loss is counted
 
-So a line that has a result is never called for again, and of one whose caller died it is known that it may have been
-paid for, under which request.
+So a line that has a result is never called for again, one that another run has claimed meanwhile is left to it, and of
+one whose caller died it is known that it may have been paid for, under which request.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class RangeState:
 class LineState:
     """A line that somebody has called for.
 
-    ``worker`` is who called for it last and has not put it back; ``request_id`` under which request.
+    ``worker`` is the run that called for it last and has not put it back; ``request_id`` under which request.
     """
 
     index: int
@@ -78,7 +79,8 @@ class LineState:
 class LineResult:
     """The end of a line: as it will be written into one of the batch's files."""
 
-    custom_id: str
+    custom_id: str | None
+    """None where the line cannot be read any more."""
     completed: bool
     content: bytes
     usage: Usage | None
@@ -97,7 +99,7 @@ class Progress:
     def claim_range(
         self, batch: Batch, index: int, *, worker: str, now_ms: int, until_ms: int
     ) -> Literal["claimed", "ended", "taken", "closed"]:
-        """Makes a range the worker's: unless it has ended, another worker has it, or the batch is not in progress."""
+        """Gives a range to one run of it, ``worker``: unless it has ended, another has it, or the batch is not in progress."""
         key = to_item(_range_key(batch.batch_id, index))
         update = {
             "TableName": self._table,
@@ -217,10 +219,16 @@ class Progress:
         states = map(_line_state, self._query(request))
         return {state.index: state for state in states}
 
-    def claim_line(self, batch: Batch, line: LineState, *, worker: str, request_id: str) -> bool:
-        """Says that a line is about to be called for, under which request; False if it has a result already.
+    def line_state(self, batch_id: str, index: int) -> LineState:
+        """One line, called for or not."""
+        states = self.line_states(batch_id, Range(0, 0, 0, 0, index, 1))
+        return states.get(index) or LineState(index, None)
 
-        ``line`` is what was known of it: one that carries another worker's claim was lost with that worker.
+    def claim_line(self, batch: Batch, line: LineState, *, worker: str, request_id: str) -> bool:
+        """Says that a line is about to be called for, under which request; False if it has a result, or if somebody has
+        claimed it since it was seen.
+
+        ``line`` is what was seen: one that carries another worker's claim was lost with that worker.
         """
         values = {
             ":worker": worker,
@@ -229,11 +237,16 @@ class Progress:
             ":losses": line.losses,
             ":expires": batch.values["expires_s"],
         }
+        free = "attribute_not_exists(#worker) OR request_id = :request"  # the latter is this very write, sent again
+        if line.worker is not None:
+            free += " OR (#worker = :seen_worker AND request_id = :seen_request)"
+            values |= {":seen_worker": line.worker, ":seen_request": line.request_id}
         return self._change_line(
             batch.batch_id,
             line.index,
             "SET #worker = :worker, request_id = :request, tries = :tries, losses = :losses, expires_s = :expires",
             values,
+            condition=f"({free})",
         )
 
     def put_back(self, batch_id: str, line: LineState) -> None:
@@ -247,19 +260,21 @@ class Progress:
         )
 
     def store(self, batch: Batch, index: int, *, request_id: str, result: LineResult, object_name: str | None) -> bool:
-        """Stores the result of a line; False if it has one: the first stands.
+        """Stores the result of a line; False if it has one from another request: the first stands.
 
         What does not fit is expected under ``object_name`` in S3.
         """
-        sets = "SET outcome = :outcome, custom_id = :custom_id, request_id = :request, expires_s = :expires"
+        sets = "SET outcome = :outcome, request_id = :request, expires_s = :expires"
         values: dict[str, Any] = to_item(
             {
                 ":outcome": "completed" if result.completed else "failed",
-                ":custom_id": result.custom_id,
                 ":request": request_id,
                 ":expires": batch.values["expires_s"],
             }
         )
+        if result.custom_id is not None:
+            sets += ", custom_id = :custom_id"
+            values[":custom_id"] = {"S": result.custom_id}
         if object_name is None:
             sets += ", content = :content"
             values[":content"] = {"B": result.content}
@@ -270,16 +285,24 @@ class Progress:
             sets += ", tokens = :tokens"
             counted = [usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens]
             values |= to_item({":tokens": counted})
-        return self._change_line(batch.batch_id, index, f"{sets} REMOVE #worker", values, typed=True)
+        if self._change_line(batch.batch_id, index, f"{sets} REMOVE #worker", values, typed=True):
+            return True
+        # The same write may have happened before, and its answer may have been lost.
+        return self.line_state(batch.batch_id, index).request_id == request_id
 
     def results(self, batch_id: str, of: Range) -> Iterator[dict[str, Any]]:
         """The lines of a range that have a result, in order: ``index``, ``outcome``, ``custom_id``, ``content`` (bytes)
         or ``object_name``, and ``tokens``.
         """
+        return (line for line in self.called(batch_id, of) if "outcome" in line)
+
+    def called(self, batch_id: str, of: Range) -> Iterator[dict[str, Any]]:
+        """The lines of a range that were claimed at any time, as :meth:`results`; those without a result have no
+        ``outcome``.
+        """
         request = self._between(batch_id, _line(of.first), _line(of.first + of.count - 1)) | {"ConsistentRead": True}
         for values in self._query(request):
-            if "outcome" in values:
-                yield {**values, "index": int(values["entry"].removeprefix("line#"))}
+            yield {**values, "index": int(values["entry"].removeprefix("line#"))}
 
     def _change_line(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 
 from naru.batch_input import LineError, lines_of, parse_line, read_plan
 from naru.batch_progress import Progress, Range, RangeState
-from naru.batch_results import not_run, pending_object, result_object, unpack
+from naru.batch_results import gave_up, not_run, pending_object, result_object, unpack
 from naru.batch_store import Batch
 from naru.objects import MissingObjectError, Objects, object_name
+
+logger = logging.getLogger(__name__)
 
 _UNRUN = {"expired": "batch_expired", "cancelled": "batch_cancelled", "cancelling": "batch_cancelled"}
 
@@ -44,30 +47,46 @@ class BatchReader:
     def input_lines(self, batch: Batch, of: Range) -> list[tuple[int, bytes]]:
         """The requests of a range, with their indexes.
 
-        Raises :class:`~naru.objects.MissingObjectError` where the input has been deleted, or is not what was checked: the
-        URL of an upload takes other bytes for an hour.
+        Raises :class:`~naru.objects.MissingObjectError` where the input has been deleted, or is not what was checked.
         """
         try:
-            return lines_of(self._objects.read(batch.input_object, offset=of.offset, length=of.length), of)
+            content = self._objects.read(batch.input_object, offset=of.offset, length=of.length, etag=batch.input_etag)
+            return lines_of(content, of)
         except ValueError as error:
             raise MissingObjectError(batch.input_object) from error
 
     def ended_lines(self, batch: Batch, of: Range, state: RangeState | None, *, unrun: str) -> Iterator[Line]:
-        """All lines of a range, in order. Those that nobody has run end as the range did, or else as ``unrun``."""
+        """All lines of a range, in order. Those that nobody has run end as the range did, or else as ``unrun``.
+
+        One that was called for and has no result gets that end as its result, so that it is the same for whoever asks
+        later, and for a worker that was thought dead and brings an answer after all.
+        """
         code = (state.end_code if state is not None else None) or unrun
         index = of.first
         names: dict[int, str] | None = None
-        for found in (*self._progress.results(batch.batch_id, of), {"index": of.first + of.count}):
+        for found in (*self._progress.called(batch.batch_id, of), {"index": of.first + of.count}):
+            is_last = "entry" not in found
+            if names is None and (index < found["index"] or not ("outcome" in found or is_last)):
+                names = self._custom_ids(batch, of)
             while index < found["index"]:
-                if names is None:
-                    names = self._custom_ids(batch, of)
-                content = not_run(batch.batch_id, index, names.get(index), code)
+                content = not_run(batch.batch_id, index, (names or {}).get(index), code)
                 yield Line(index, completed=False, content=content, tokens=None)
                 index += 1
-            if "outcome" in found:
-                tokens = tuple(found["tokens"]) if "tokens" in found else None
-                yield Line(index, found["outcome"] == "completed", self._content(found), tokens)
+            if not is_last:
+                ended = found if "outcome" in found else self._give_up(batch, found, (names or {}).get(index), code)
+                tokens = tuple(ended["tokens"]) if "tokens" in ended else None
+                yield Line(index, ended["outcome"] == "completed", self._content(ended), tokens)
                 index += 1
+
+    def _give_up(self, batch: Batch, line: dict[str, Any], custom_id: str | None, code: str) -> dict[str, Any]:
+        """A line that was called for, as it ends now, or has ended meanwhile."""
+        index = line["index"]
+        facts = {"batch_id": batch.batch_id, "line": index, "lost_request_id": line.get("request_id"), "code": code}
+        logger.warning("line ends without a result", extra=facts)
+        end = gave_up(batch.batch_id, index, custom_id, code)
+        self._progress.store(batch, index, request_id=batch.batch_id, result=end, object_name=None)
+        (ended,) = self._progress.results(batch.batch_id, Range(0, 0, 0, 0, index, 1))
+        return ended
 
     def results(self, batch: Batch, begin: int, count: int) -> list[dict[str, Any]]:
         """So many lines from an index on, as they are now."""

@@ -25,6 +25,8 @@ _MESSAGES = {
     "batch_cancelled": "This request was not executed: the batch was cancelled before its turn came.",
     "insufficient_quota": "This request was not executed: the budget of its API key or of the organisation is spent.",
     "api_key_invalid": "This request was not executed: its API key was switched off or revoked.",
+    "input_unreadable": "This request was not executed: it cannot be read any more, since its input file was changed or "
+    "deleted after it had been checked.",
     "worker_died": "This request was given up: whoever ran it died each time. It may have been charged for.",
     "internal_error": "Something went wrong in the gateway. Tell the operator the id of the batch.",
 }
@@ -44,7 +46,7 @@ def refused(batch_id: str, index: int, custom_id: str, *, request_id: str, error
     return LineResult(custom_id, False, _pack(content), None)
 
 
-def gave_up(batch_id: str, index: int, custom_id: str, code: str) -> LineResult:
+def gave_up(batch_id: str, index: int, custom_id: str | None, code: str) -> LineResult:
     """The result of a line that was not answered at all."""
     return LineResult(custom_id, False, _pack(not_run(batch_id, index, custom_id, code)), None)
 

@@ -59,6 +59,12 @@ class Batch:
         return str(self.values["input_object"])
 
     @property
+    def input_etag(self) -> str | None:
+        """Which bytes are meant; None for a batch that was submitted before this was noted."""
+        etag: str | None = self.values.get("input_etag")
+        return etag
+
+    @property
     def model(self) -> str:
         """The model of all its lines, once they have been read."""
         return str(self.values["model"])
@@ -78,9 +84,14 @@ class Batch:
         return int(self.values.get("ranges_ended", 0))
 
     @property
-    def is_spent(self) -> bool:
-        """Whether its lines are to end without being called: the budget has."""
-        return bool(self.values.get("spent", False))
+    def waits_until_s(self) -> int:
+        """Before this no line is tried: all of them would meet what only the operator can end. Unix seconds."""
+        return int(self.values.get("waits_until_s", 0))
+
+    @property
+    def wait_s(self) -> int:
+        """How long that wait is."""
+        return int(self.values.get("wait_s", 0))
 
     @property
     def generation(self) -> int:
@@ -190,9 +201,13 @@ class BatchStore:
         """No range of it can be claimed any more; False if somebody was there before. ``ending`` is the phase to come."""
         return self._move(batch, ["in_progress"], "finalizing", {"finalizing_at": now_s, "ending": ending})
 
-    def end(self, batch: Batch, phase: str, changes: Mapping[str, Any]) -> bool:
-        """The last change; False if somebody was there before."""
-        return self._end(batch, ["finalizing", "cancelling"], phase, changes)
+    def end(
+        self, batch: Batch, phase: str, changes: Mapping[str, Any], files: Sequence[Mapping[str, Any]] = ()
+    ) -> bool:
+        """The last change, which makes the entries of the batch's files as well (each a Put); False if somebody was there
+        before.
+        """
+        return self._end(batch, ["finalizing", "cancelling"], phase, changes, files)
 
     def set(self, batch: Batch, **changes: Any) -> bool:
         """Notes something about a batch; False if it has moved on since it was read."""
@@ -206,16 +221,23 @@ class BatchStore:
                 return False
         return True
 
-    def _end(self, batch: Batch, phases: Sequence[str], phase: str, changes: Mapping[str, Any]) -> bool:
+    def _end(
+        self,
+        batch: Batch,
+        phases: Sequence[str],
+        phase: str,
+        changes: Mapping[str, Any],
+        puts: Sequence[Mapping[str, Any]] = (),
+    ) -> bool:
         key = to_item({"shelf": OPEN, "entry": batch.batch_id})
+        writes: list[Any] = [
+            {"Update": self._update(batch, phases, phase, changes)},
+            {"Delete": {"TableName": self._table, "Key": key}},
+            *({"Put": put} for put in puts),
+        ]
         with reached(self._table):
             try:
-                self._client.transact_write_items(
-                    TransactItems=[
-                        {"Update": self._update(batch, phases, phase, changes)},  # type: ignore[typeddict-item]
-                        {"Delete": {"TableName": self._table, "Key": key}},
-                    ]
-                )
+                self._client.transact_write_items(TransactItems=writes)
             except self._client.exceptions.TransactionCanceledException as cancelled:
                 if is_refused(cancelled):
                     return False

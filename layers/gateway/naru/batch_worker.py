@@ -48,6 +48,12 @@ class Delivery:
     message: Message
     done: bool = False
 
+    @property
+    def task(self) -> tuple[str, str, str, int | None]:
+        """What it asks for: the same for all copies of a message, whichever generation they are of."""
+        message = self.message
+        return (message.do, message.key_id, message.batch_id, message.range.index if message.range else None)
+
 
 class BatchWorker:
     """One for the life of an environment."""
@@ -87,14 +93,13 @@ class BatchWorker:
         """
         deliveries, failed = _read(records)
         pools: list[Pool] = []
+        tasks = _by_task(deliveries)
         await self._hide(deliveries)
         heart = asyncio.create_task(self._beat(deliveries, pools))
         try:
             await asyncio.gather(
-                *(self._phase(delivery) for delivery in deliveries if delivery.message.do != "run"),
-                self._run(
-                    [delivery for delivery in deliveries if delivery.message.do == "run"], pools, remaining_s, stop_s
-                ),
+                *(self._phase(copies) for copies in tasks if copies[0].message.do != "run"),
+                self._run([copies for copies in tasks if copies[0].message.do == "run"], pools, remaining_s, stop_s),
             )
         finally:
             heart.cancel()
@@ -104,8 +109,8 @@ class BatchWorker:
 
     # ── Checking and finishing ─────────────────────────────────────────────────────────────────────────────
 
-    async def _phase(self, delivery: Delivery) -> None:
-        message = delivery.message
+    async def _phase(self, copies: Sequence[Delivery]) -> None:
+        message = copies[0].message
         try:
             batch = await asyncio.to_thread(self._batches.get, message.key_id, message.batch_id)
             if batch is None:
@@ -115,32 +120,32 @@ class BatchWorker:
                 await asyncio.to_thread(self._phases.check, batch, catalog)
             elif (wait_s := await asyncio.to_thread(self._phases.finish, batch)) is not None:
                 await asyncio.to_thread(self._queue.send, [message], delay_s=wait_s)
-            delivery.done = True
+            _be_done(copies)
         except Exception:
             logger.exception("%s failed", message.do, extra={"batch_id": message.batch_id})
 
     # ── Running ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(
-        self, deliveries: Sequence[Delivery], pools: list[Pool], remaining_s: Callable[[], float], stop_s: float
+        self, tasks: Sequence[Sequence[Delivery]], pools: list[Pool], remaining_s: Callable[[], float], stop_s: float
     ) -> None:
         jobs: dict[tuple[str, str], Job | None] = {}
-        by_deployment: dict[str, list[tuple[Delivery, RangeRun]]] = defaultdict(list)
+        by_deployment: dict[str, list[tuple[Sequence[Delivery], RangeRun]]] = defaultdict(list)
         try:
             catalog = await self._catalogs.current()
-            for delivery in deliveries:
-                message = delivery.message
+            for copies in tasks:
+                message = copies[0].message
                 place = (message.key_id, message.batch_id)
                 if place not in jobs:
                     batch = await asyncio.to_thread(self._batches.get, *place)
                     jobs[place] = Job(batch) if batch is not None else None
                 job = jobs[place]
                 if job is None or message.range is None or message.generation < job.batch.generation:
-                    delivery.done = True
+                    _be_done(copies)
                     continue
                 run = RangeRun(message, message.range, job)
                 # A batch is for one model, and most of its calls go where that lies first.
-                by_deployment[_first_deployment(catalog, job.batch.model)].append((delivery, run))
+                by_deployment[_first_deployment(catalog, job.batch.model)].append((copies, run))
         except Exception:
             logger.exception("the batches of some messages cannot be read")
             return
@@ -151,7 +156,7 @@ class BatchWorker:
     async def _run_at(
         self,
         deployment: str,
-        runs: Sequence[tuple[Delivery, RangeRun]],
+        runs: Sequence[tuple[Sequence[Delivery], RangeRun]],
         pools: list[Pool],
         remaining_s: Callable[[], float],
         stop_s: float,
@@ -176,11 +181,12 @@ class BatchWorker:
             await pool.run([run for _, run in runs])
         except Exception:
             logger.exception("ranges failed", extra={"deployment": deployment})
-        for delivery, run in runs:
+        for copies, run in runs:
             try:
                 if run.wait_s is not None:
                     await asyncio.to_thread(self._queue.send, [run.message], delay_s=run.wait_s)
-                delivery.done = run.over or run.wait_s is not None
+                if not run.is_live:
+                    _be_done(copies)
             except StoreUnavailableError as error:
                 logger.warning("a message is not sent anew", extra=error.log)
         for job in {run.job for _, run in runs}:
@@ -219,6 +225,19 @@ class BatchWorker:
             )
         except StoreUnavailableError as error:
             logger.warning("messages are not kept from others", extra=error.log)
+
+
+def _by_task(deliveries: Sequence[Delivery]) -> list[list[Delivery]]:
+    """The copies of each message, of the latest generation first. They are done together, by one run."""
+    tasks: dict[Any, list[Delivery]] = defaultdict(list)
+    for delivery in sorted(deliveries, key=lambda delivery: -delivery.message.generation):
+        tasks[delivery.task].append(delivery)
+    return list(tasks.values())
+
+
+def _be_done(copies: Sequence[Delivery]) -> None:
+    for delivery in copies:
+        delivery.done = True
 
 
 def _first_deployment(catalog: Catalog, model: str) -> str:

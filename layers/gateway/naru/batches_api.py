@@ -90,6 +90,8 @@ class Batches:
             "endpoint": ENDPOINT,
             "input_file_id": file.file_id,
             "input_object": file.object_name,
+            # What is checked and run is what lies there now.
+            **({} if (etag := self._files.etag(file)) is None else {"input_etag": etag}),
             "created_at": now_ms // 1000,
             "expires_at": now_ms // 1000 + self._window_s,
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -42,7 +42,7 @@ the worst body of this length takes about as long as that read (0.5 ms), and wha
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request as it arrived. ``patience_s`` is how long the caller's own machinery lets it run; ``key`` is whose it is,
-    where that has been proven.
+    where that has been proven; ``may_call`` is asked before each call to a provider.
     """
 
     request_id: str
@@ -52,6 +52,7 @@ class Call:
     batch_id: str | None = None
     preference: Preference | None = None
     key: ApiKey | None = None
+    may_call: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ class Completions:
             deadline_s=started_s + min(allowed_s, patience_s),
             begin_by_s=started_s + self._json_deadline_s,
             interactive=call.batch_id is None,
+            may_call=call.may_call,
         )
         try:
             return await (self._stream(plan, job) if request.stream else self._answer(plan, job))

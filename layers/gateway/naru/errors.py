@@ -45,6 +45,8 @@ class NaruError(Exception):
     code: str | None = None
     should_retry: bool | None = None
     """What ``x-should-retry`` says; OpenAI's SDKs obey it. None leaves it to the status."""
+    awaits_operator: bool = False
+    """Whether every request fails like this until the operator has done something: lines of a batch wait for that."""
 
     def __init__(
         self,
@@ -159,10 +161,14 @@ class RateLimitedError(NaruError):
 
 
 class QuotaExceededError(NaruError):
+    """``retry_after_s`` is when waiting may help: soon, if requests in flight hold what is missing; else with the next
+    month; None if it never does.
+    """
+
     status = 429
     type = "insufficient_quota"
     code = "insufficient_quota"
-    should_retry = False
+    should_retry: bool | None = False
 
 
 class UpstreamError(NaruError):
@@ -176,10 +182,12 @@ class UpstreamError(NaruError):
 
 class UpstreamRefusedKeyError(UpstreamError):
     code = "upstream_key_refused"
+    awaits_operator = True
 
 
 class UpstreamMisconfiguredError(UpstreamError):
     code = "upstream_misconfigured"
+    awaits_operator = True
 
 
 class UpstreamRateLimitedError(UpstreamError):

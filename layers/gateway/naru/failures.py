@@ -141,6 +141,7 @@ def fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int =
                 code="upstream_quota_exhausted",
                 log={"reason": fault.message, "advice": "Top up the account with the provider."},
             )
+            error.awaits_operator = True
             again = "elsewhere"
         case "rate_limited" | "overloaded":
             kind = UpstreamRateLimitedError if status == httpx.codes.TOO_MANY_REQUESTS else UpstreamUnavailableError

@@ -30,11 +30,22 @@ class File:
     created_s: int
     expires_s: int
     uploaded: bool = True
+    kept_as: str | None = None
+    """Where the bytes of an upload were put in safety: nobody has a URL to which they could be sent again."""
 
     @property
     def object_name(self) -> str:
         """Where its bytes lie."""
+        return self.kept_as or self.upload_name
+
+    @property
+    def upload_name(self) -> str:
+        """Where they are sent to."""
         return object_name(self.key_id, self.file_id, life_s=self.expires_s - self.created_s)
+
+    def copy_name(self, attempt: str) -> str:
+        """Where they are put in safety, in a place for each attempt to do so."""
+        return f"{self.upload_name}-{attempt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,25 @@ class FileStore:
 
     def put(self, file: File) -> None:
         """Makes the entry of a file, or the same one again."""
+        with reached(self._table):
+            self._client.put_item(**self.entry(file))
+
+    def complete(self, file: File) -> bool:
+        """Makes a file of an upload; False if somebody has done so before."""
+        with reached(self._table):
+            try:
+                self._client.put_item(
+                    **self.entry(file),
+                    ConditionExpression="#pending = :true",
+                    ExpressionAttributeNames={"#pending": "pending"},
+                    ExpressionAttributeValues=to_item({":true": True}),
+                )
+            except self._client.exceptions.ConditionalCheckFailedException:
+                return False
+        return True
+
+    def entry(self, file: File) -> dict[str, Any]:
+        """The Put of a file's entry, by itself or in a transaction."""
         values = {
             **_key(file.key_id, file.file_id),
             "filename": file.filename,
@@ -67,9 +97,9 @@ class FileStore:
             # An upload that is not completed is forgotten after a day.
             **({} if file.uploaded else {"pending": True, "expires_s": file.created_s + DAY_S}),
             "lives_s": file.expires_s - file.created_s,
+            **({} if file.kept_as is None else {"kept_as": file.kept_as}),
         }
-        with reached(self._table):
-            self._client.put_item(TableName=self._table, Item=to_item(values))
+        return {"TableName": self._table, "Item": to_item(values)}
 
     def get(self, key_id: str, file_id: str, *, now_s: int, pending: bool = False) -> File | None:
         """A file of this key; of those whose bytes have not come only with ``pending``."""
@@ -109,7 +139,8 @@ class FileStore:
         """Removes a file. Its entry goes first: nobody is to find one without bytes."""
         with reached(self._table):
             self._client.delete_item(TableName=self._table, Key=to_item(_key(file.key_id, file.file_id)))
-        self.objects.delete(file.object_name)
+        for name in {file.object_name, file.upload_name}:
+            self.objects.delete(name)
 
 
 def lives_until(created_s: int, life_s: int | None) -> int:
@@ -135,4 +166,5 @@ def _file(values: dict[str, Any]) -> File:
         created_s=values["created_s"],
         expires_s=values["created_s"] + values["lives_s"],
         uploaded=not values.get("pending", False),
+        kept_as=values.get("kept_as"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 from naru.errors import ConflictError, InvalidRequestError, NotFoundError, RequestTooLargeError
 from naru.file_store import File, FileStore, Page, lives_until
 from naru.multipart import parse_form
-from naru.objects import URL_LIFE_S
+from naru.objects import URL_LIFE_S, MissingObjectError
 from naru.stored import DAY_S, is_id, new_file_id
 from naru.wire import parse_json_object
 
@@ -134,23 +135,50 @@ class Files:
         }
 
     def complete_upload(self, key_id: str, file_id: str) -> dict[str, Any]:
-        """Makes a file of what was put there. Again, if need be."""
+        """Makes a file of what was put there. Again, if need be.
+
+        The file is a copy: the URL takes other bytes until its hour is over, and what is a file must not change.
+        """
         file = self._store.get(key_id, file_id, now_s=_now_s(), pending=True) if is_id(file_id) else None
         if file is None:
             raise NotFoundError(f"No such upload: {file_id[:64]}", param="id")
         if not file.uploaded:
-            size_bytes = self._store.objects.size(file.object_name)
-            if size_bytes != file.size_bytes:
-                there = "nothing" if size_bytes is None else f"{size_bytes} bytes"
-                raise ConflictError(
-                    f"The upload is to have {file.size_bytes} bytes, and there is {there}. PUT the whole file to the "
-                    "URL of the upload first.",
-                    code="upload_incomplete",
-                )
-            file = replace(file, uploaded=True)
-            self._store.put(file)
+            file = self._completed(file)
         self._store.pending.end(key_id, file_id, now_s=_now_s())
         return file_object(file)
+
+    def _completed(self, upload: File) -> File:
+        objects = self._store.objects
+        there = objects.state(upload.upload_name)
+        if there is None or there.size_bytes != upload.size_bytes:
+            found = "nothing" if there is None else f"{there.size_bytes} bytes"
+            raise ConflictError(
+                f"The upload is to have {upload.size_bytes} bytes, and there is {found}. PUT the whole file to the "
+                "URL of the upload first.",
+                code="upload_incomplete",
+            )
+        file = replace(upload, uploaded=True, kept_as=upload.copy_name(secrets.token_hex(4)))
+        try:
+            objects.copy(upload.upload_name, file.object_name, etag=there.etag)
+        except MissingObjectError:
+            raise ConflictError(
+                "Other bytes came while the upload was being completed. Complete it again when all of them are there.",
+                code="upload_incomplete",
+            ) from None
+        if not self._store.complete(file):
+            first = self._store.get(upload.key_id, upload.file_id, now_s=_now_s())
+            if first is None or first.kept_as != file.kept_as:
+                objects.delete(file.object_name)
+            if first is None:
+                raise NotFoundError(f"No such upload: {upload.file_id[:64]}", param="id")
+            file = first
+        objects.delete(upload.upload_name)
+        return file
+
+    def etag(self, file: File) -> str | None:
+        """Which bytes it has now."""
+        state = self._store.objects.state(file.object_name)
+        return None if state is None else state.etag
 
 
 def file_object(file: File) -> dict[str, Any]:

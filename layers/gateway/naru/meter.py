@@ -49,6 +49,7 @@ _TRIES = 200
 _PATIENCE_S = 2.0
 """How long a request waits for leases to be released that it does not need. The release itself goes on."""
 _REMEMBERED_AT_ONCE = 20
+_LEASES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +320,10 @@ class Meters:
                 # Of several reasons the one that passes first.
                 waits = [(refusal.retry_after_s or float("inf"), index) for index, (_, refusal) in enumerate(asked)]
                 meter, refusal = asked[min(waits)[1]]
+                unspent = sum(meter.unspent_pico_usd(demand.month) for meter, _ in asked)
+                if refusal.reason == "budget" and unspent >= demand.worst_pico_usd:
+                    # What is missing is not spent: requests in flight hold it, and give back what they do not use.
+                    refusal = replace(refusal, retry_after_s=_LEASES_S)
                 raise refused(meter, refusal, demand, self._zone)
         raise StoreUnavailableError("The gateway's meters are too busy. Try again.", log={"meter": meter_id})
 

@@ -129,6 +129,11 @@ class Meter:
         available: int = self.item["months"].get(month, {}).get("available_pico_usd", self.item["budget_pico_usd"])
         return available
 
+    def unspent_pico_usd(self, month: str) -> int:
+        """What could be set aside in that month if every request in flight gave all of its lease back."""
+        leased = sum(lease["worst_pico_usd"] for lease in self.item["in_flight"].values() if lease["month"] == month)
+        return self.available_pico_usd(month) + int(leased)
+
     def spent_pico_usd(self, month: str) -> int:
         """What the rows of that month cost."""
         spent: int = self.item["months"].get(month, {}).get("spent_pico_usd", 0)

@@ -7,6 +7,7 @@ raise :class:`~naru.errors.StoreUnavailableError`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from naru.stored import reached
@@ -19,10 +20,20 @@ PART_BYTES = 8 << 20  # S3 takes parts of 5 MB and more
 # A day more than a file may live: a batch may still be reading what has just expired.
 _KEPT_DAYS = (2, 8, 31)
 URL_LIFE_S = 3600
+# Who may not list a bucket is told 403 about an object that is not there. 412: it has another ETag; 416: it is shorter.
+_NOT_THAT = frozenset({403, 404, 412, 416})
 
 
 class MissingObjectError(Exception):
-    """There is no such object."""
+    """There is no such object, or it is not the one that was meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectState:
+    """An object as it lies there now."""
+
+    size_bytes: int
+    etag: str
 
 
 def object_name(key_id: str, name: str, *, life_s: int) -> str:
@@ -43,29 +54,41 @@ class Objects:
         with reached(name):
             self._s3.put_object(Bucket=self._bucket, Key=name, Body=content)
 
-    def size(self, name: str) -> int | None:
-        """How many bytes there are; None for no object."""
-        from botocore.exceptions import ClientError
-
+    def state(self, name: str) -> ObjectState | None:
+        """Its size and its ETag; None for no object."""
         with reached(name):
             try:
-                return self._s3.head_object(Bucket=self._bucket, Key=name)["ContentLength"]
-            except ClientError as error:
-                # Who may not list a bucket is told 403 about an object that is not there.
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] in {403, 404}:
-                    return None
-                raise
+                found = self._meant(name, lambda: self._s3.head_object(Bucket=self._bucket, Key=name))
+            except MissingObjectError:
+                return None
+        return ObjectState(found["ContentLength"], found["ETag"])
 
-    def read(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
-        """All of it, or ``length`` bytes from ``offset`` on. Raises :class:`MissingObjectError` besides."""
+    def size(self, name: str) -> int | None:
+        """How many bytes there are; None for no object."""
+        state = self.state(name)
+        return None if state is None else state.size_bytes
+
+    def read(self, name: str, *, offset: int = 0, length: int | None = None, etag: str | None = None) -> bytes:
+        """All of it, or ``length`` bytes from ``offset`` on, of the object with that ETag if one is given. Raises
+        :class:`MissingObjectError` besides.
+        """
         part = {} if length is None else {"Range": f"bytes={offset}-{offset + length - 1}"}
         with reached(name):
-            return self._open(name, part).read()  # type: ignore[no-any-return]
+            return self._open(name, part, etag).read()  # type: ignore[no-any-return]
 
-    def stream(self, name: str) -> Iterator[bytes]:
+    def stream(self, name: str, *, etag: str | None = None) -> Iterator[bytes]:
         """All of it, in pieces. Raises :class:`MissingObjectError` besides."""
         with reached(name):
-            yield from self._open(name, {}).iter_chunks(CHUNK_BYTES)
+            yield from self._open(name, {}, etag).iter_chunks(CHUNK_BYTES)
+
+    def copy(self, name: str, to: str, *, etag: str) -> None:
+        """Copies the object with that ETag, within S3. Raises :class:`MissingObjectError` besides."""
+        source: Any = {"Bucket": self._bucket, "Key": name}
+        with reached(name):
+            self._meant(
+                name,
+                lambda: self._s3.copy_object(Bucket=self._bucket, Key=to, CopySource=source, CopySourceIfMatch=etag),
+            )
 
     def delete(self, name: str) -> None:
         """Removes it, if it is there."""
@@ -86,13 +109,18 @@ class Objects:
         """For an object of unknown size."""
         return Writer(self._s3, self._bucket, name)
 
-    def _open(self, name: str, part: dict[str, Any]) -> Any:
+    def _open(self, name: str, part: dict[str, Any], etag: str | None) -> Any:
+        request: Any = {"Bucket": self._bucket, "Key": name, **part} | ({} if etag is None else {"IfMatch": etag})
+        return self._meant(name, lambda: self._s3.get_object(**request))["Body"]
+
+    def _meant(self, name: str, call: Callable[[], Any]) -> Any:
+        """What a call answers, where there is the object that it means."""
         from botocore.exceptions import ClientError
 
         try:
-            return self._s3.get_object(Bucket=self._bucket, Key=name, **part)["Body"]
+            return call()
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in {403, 404}:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in _NOT_THAT:
                 raise MissingObjectError(name) from error
             raise
 

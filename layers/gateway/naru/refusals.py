@@ -58,7 +58,7 @@ def _error(meter: Meter, refusal: Refusal, demand: Demand, zone: ZoneInfo) -> Na
                 code="model_not_allowed",
             )
         case "budget":
-            return _budget_spent(whose, meter, demand, zone)
+            return _no_budget(whose, meter, refusal, demand, zone)
         case "parallel":
             limit, what = meter.item["max_parallel"], "requests at once"
         case "requests":
@@ -77,12 +77,25 @@ def _error(meter: Meter, refusal: Refusal, demand: Demand, zone: ZoneInfo) -> Na
     )
 
 
-def _budget_spent(whose: str, meter: Meter, demand: Demand, zone: ZoneInfo) -> QuotaExceededError:
+def _no_budget(whose: str, meter: Meter, refusal: Refusal, demand: Demand, zone: ZoneInfo) -> QuotaExceededError:
     resets = next_month_starts(arrived_at_ms(demand.request_id), zone)
-    budget_usd = to_usd(meter.item["budget_pico_usd"] * meter.shards)
+    budget_pico_usd = meter.item["budget_pico_usd"] * meter.shards
+    message = (
+        f"{whose} has used its monthly budget of {to_usd(budget_pico_usd):f} USD, or too little of it is left for what "
+        f"this request can cost at most ({to_usd(demand.worst_pico_usd):f} USD). It begins anew on "
+        f"{resets.isoformat(timespec='minutes')}. "
+    )
+    if refusal.retry_after_s is not None:
+        error = QuotaExceededError(
+            f"{message}Requests in flight hold a part of it and give back what they do not use: try again in "
+            f"{refusal.retry_after_s:.0f} s, or ask for fewer tokens with max_tokens.",
+            retry_after_s=refusal.retry_after_s,
+        )
+        error.should_retry = None
+        return error
+    until_s = max(0.0, (resets - datetime.fromtimestamp(demand.now_ms / 1000, UTC)).total_seconds())
     return QuotaExceededError(
-        f"{whose} has used its monthly budget of {budget_usd:f} USD, or too little of it is left for what this request "
-        f"can cost at most ({to_usd(demand.worst_pico_usd):f} USD). It begins anew on "
-        f"{resets.isoformat(timespec='minutes')}. Ask the operator for more, or for fewer tokens with max_tokens.",
-        retry_after_s=max(0.0, (resets - datetime.fromtimestamp(demand.now_ms / 1000, UTC)).total_seconds()),
+        f"{message}Ask the operator for more, or for fewer tokens with max_tokens.",
+        # A request that can cost more than a whole month's budget is not admitted next month either.
+        retry_after_s=until_s if demand.worst_pico_usd <= budget_pico_usd else None,
     )

@@ -40,7 +40,7 @@ def new_batch_id(*, at_ms: int) -> str:
 
 
 def file_id_of_batch(batch_id: str, name: str, *, at_ms: int) -> str:
-    """The id of a file that a batch makes: the same one whoever makes it, and however often."""
+    """The id of a file that a batch makes; ``name`` says which, and who makes it."""
     return f"file-{at_ms:012x}{hashlib.sha256(f'{batch_id} {name}'.encode()).hexdigest()[:20]}"
 
 
