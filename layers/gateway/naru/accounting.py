@@ -89,7 +89,7 @@ class Account:
     async def close_failed(self, stop: Stop, error: BaseException) -> None:
         """Ends a request that got no answer."""
         outcome: Outcome = "rejected" if isinstance(error, ProviderRejectedError) else "failed"
-        code = error.code if isinstance(error, NaruError) else "internal_error"
+        code = error.recorded_code if isinstance(error, NaruError) else "internal_error"
         await self.close(stop, outcome=outcome, usage=None, error_code=code)
 
     async def close(self, stop: Stop, *, outcome: Outcome, usage: Usage | None, error_code: str | None = None) -> None:

@@ -44,6 +44,8 @@ MAX_TRIES = 12
 MAX_LOSSES = 5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 300.0
 _STORE_TRIES = 6
+_OPERATOR_WAIT_S = 60.0
+_LOAD_WAIT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -141,6 +143,8 @@ class Lines:
             case UpstreamError(should_retry=True):
                 # Nobody was called: the provider is left alone for a moment.
                 return await self._later(batch, line, Ran("later", error.retry_after_s or 1.0, overloaded=True))
+            case NaruError(waits_for="operator" | "load"):
+                return await self._later(batch, line, self._waiting(error))
             case UpstreamError() | NaruError(code="internal_error") if line.state.tries + 1 < MAX_TRIES:
                 tries = line.state.tries + 1
                 line.state = replace(line.state, tries=tries)
@@ -154,6 +158,13 @@ class Lines:
                     logger.error("line given up", extra=facts)
                 result = refused(batch.batch_id, line.state.index, custom_id, request_id=request_id, error=error)
                 return await self._store(batch, line, request_id, result)
+
+    def _waiting(self, error: NaruError) -> Ran:
+        """A provider that nothing can be had from now: the batch waits as long as it has time."""
+        if error.waits_for == "operator":
+            # No other line would fare better.
+            return Ran("limited", self._rng.uniform(0.5, 1) * _OPERATOR_WAIT_S)
+        return Ran("later", max(error.retry_after_s or 0.0, self._rng.uniform(0.5, 1) * _LOAD_WAIT_S), overloaded=True)
 
     async def _later(self, batch: Batch, line: Line, ran: Ran) -> Ran:
         """Puts a line back. If that fails it looks like one whose caller died, which it may as well be."""

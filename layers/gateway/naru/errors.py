@@ -30,7 +30,7 @@ SettingsError                      an environment variable is missing or wrong; 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 class NaruError(Exception):
@@ -44,6 +44,8 @@ class NaruError(Exception):
     code: str | None = None
     should_retry: bool | None = None
     """What ``x-should-retry`` says; OpenAI's SDKs obey it. None leaves it to the status."""
+    waits_for: Literal["operator", "load"] | None = None
+    """What a batch waits for before it sends the request again: nothing is wrong with it, and nothing was billed."""
 
     def __init__(
         self,
@@ -67,6 +69,11 @@ class NaruError(Exception):
     def http_status(self) -> int:
         """The status of the answer."""
         return self.status
+
+    @property
+    def recorded_code(self) -> str | None:
+        """The code for the ledger and the log."""
+        return self.code
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object, with all four of its keys."""
@@ -201,13 +208,27 @@ class ProviderRejectedError(NaruError):
 
     type = "invalid_request_error"
 
-    def __init__(self, message: str, *, status: int, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message, param=param, code=code)
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        param: str | None = None,
+        code: str | None = None,
+        recorded_code: str | None = None,
+        log: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, log=log)
         self._status = status
+        self._recorded_code = recorded_code
 
     @property
     def http_status(self) -> int:
         return self._status
+
+    @property
+    def recorded_code(self) -> str | None:
+        return self._recorded_code
 
 
 class StoreUnavailableError(NaruError):

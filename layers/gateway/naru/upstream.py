@@ -14,6 +14,7 @@ import httpx
 
 from naru import dialects
 from naru.catalog import Deployment
+from naru.dialects.error_bodies import reports_error
 from naru.errors import StoreUnavailableError
 from naru.failures import (
     AttemptFailedError,
@@ -23,6 +24,7 @@ from naru.failures import (
     refused_key,
     transport_failure,
 )
+from naru.faults import ProviderFault, judge
 from naru.provider_keys import ProviderKeys
 from naru.sse import Decoder, Event, EventTooLargeError
 from naru.wire import compact_json, is_noise
@@ -72,12 +74,11 @@ class Upstream:
         payload = _json_of(response.content)
         if response.status_code != httpx.codes.OK:
             raise await self._status_failure(deployment, response, payload)
-        dialect = dialects.for_name(deployment.at.dialect)
         if isinstance(payload, dict) and payload.get("error"):
-            raise fault_failure(deployment, dialect.error(200, response.headers, payload))
+            raise fault_failure(deployment, _fault(deployment, response, payload))
         if not _is_answer(payload):
-            raise protocol_failure(deployment, "its answer is not a chat completion")
-        return dialect.answer(payload)
+            raise _no_answer(deployment, response, payload, "its answer is not a chat completion")
+        return dialects.for_name(deployment.at.dialect).answer(payload)
 
     async def stream(
         self, deployment: Deployment, body: Mapping[str, Any], *, request_id: str, deadline_s: float
@@ -127,10 +128,11 @@ class Upstream:
                 result="no_key",
                 error=refused_key(
                     deployment,
-                    reason="there is no key",
-                    advice=how_to_set(self._keys.secret_id, provider.secret),
+                    log={"reason": "there is no key", "advice": how_to_set(self._keys.secret_id, provider.secret)},
                 ),
                 again="elsewhere",
+                of_account=True,
+                was_called=False,
             )
         base_url = self._base_urls.get(deployment.provider, provider.base_url)
         return self._client.build_request(
@@ -155,20 +157,15 @@ class Upstream:
         self, deployment: Deployment, response: httpx.Response, payload: Any
     ) -> AttemptFailedError:
         """What an answer other than 200 means."""
-        fault = dialects.for_name(deployment.at.dialect).error(response.status_code, response.headers, payload)
-        if fault.kind == "key":
+        fault = _fault(deployment, response, payload)
+        failure = fault_failure(deployment, fault)
+        if fault.party == "account":
             refused = response.request.headers["authorization"].removeprefix("Bearer ")
-            renewed = await self._keys.is_renewed(deployment.at.secret, refused=refused)
-            return AttemptFailedError(
-                result=str(response.status_code),
-                error=refused_key(
-                    deployment,
-                    reason=f"the provider refused its key with {response.status_code}: {fault.message}",
-                    advice=how_to_set(self._keys.secret_id, deployment.at.secret),
-                ),
-                again="same" if renewed else "elsewhere",
-            )
-        return fault_failure(deployment, fault, status=response.status_code)
+            if await self._keys.is_renewed(deployment.at.secret, refused=refused):
+                failure.again = "same"
+            if fault.kind == "key":
+                failure.error.log["advice"] = how_to_set(self._keys.secret_id, deployment.at.secret)
+        return failure
 
 
 class EventStream:
@@ -187,6 +184,7 @@ class EventStream:
         attempt and not the answer: nothing has been said to the client yet.
         """
         before: list[Event] = []
+        payload: Any = None
         while (data := await self.next(None)) is not None:
             before.append(Event(data))
             payload = _json_of(data)
@@ -197,7 +195,7 @@ class EventStream:
             if isinstance(payload, dict) and _says_something(payload):
                 self._ready[:0] = before
                 return
-        raise protocol_failure(self._deployment, "its stream ended before it began")
+        raise _no_answer(self._deployment, self._response, payload, "its stream ended before it began")
 
     @property
     def silence_s(self) -> float:
@@ -237,8 +235,7 @@ class EventStream:
 
     def _reported(self, payload: Any) -> AttemptFailedError:
         """An error that the provider reports inside its stream."""
-        dialect = dialects.for_name(self._deployment.at.dialect)
-        return fault_failure(self._deployment, dialect.error(httpx.codes.OK, {}, payload))
+        return fault_failure(self._deployment, _fault(self._deployment, self._response, payload))
 
     async def aclose(self) -> None:
         """Gives the connection back, or drops it where the answer has not been read to its end."""
@@ -250,8 +247,21 @@ async def _not_a_stream(deployment: Deployment, response: httpx.Response) -> Att
     async with asyncio.timeout(deployment.patience.silence_s):
         payload = _json_of(await response.aread())
     if isinstance(payload, dict) and payload.get("error"):
-        return fault_failure(deployment, dialects.for_name(deployment.at.dialect).error(200, response.headers, payload))
-    return protocol_failure(deployment, f"its stream is {response.headers.get('content-type', 'of no type')!r:.100}")
+        return fault_failure(deployment, _fault(deployment, response, payload))
+    return _no_answer(deployment, response, payload, "its stream is not an event stream")
+
+
+def _no_answer(deployment: Deployment, response: httpx.Response, payload: Any, what: str) -> AttemptFailedError:
+    """A 200 that is no answer: an error in a form of its own, if it says one that is known, or garbage."""
+    if reports_error(payload) and (fault := _fault(deployment, response, payload)).is_known:
+        return fault_failure(deployment, fault)
+    return protocol_failure(deployment, what)
+
+
+def _fault(deployment: Deployment, response: httpx.Response, payload: Any) -> ProviderFault:
+    """What an error means; where the call succeeded, it came inside the answer."""
+    error = dialects.for_name(deployment.at.dialect).error(response.status_code, response.headers, payload)
+    return judge(error, sent=response.request.content)
 
 
 def _says_something(chunk: dict[str, Any]) -> bool:
