@@ -103,7 +103,6 @@ def _read(
     request_id: Any = None,
     depth: int = 0,
 ) -> ProviderError:
-    outer = payload
     while isinstance(payload, list):
         payload = payload[0] if payload else None
     body = payload if isinstance(payload, dict) else {}
@@ -123,7 +122,7 @@ def _read(
         retry_after_s=_retry_delay_s(inner) if retry_after is None else retry_after,
         reset_s=reset_s,
         request_id=clean(request_id or body.get("request_id") or inner.get("request_id"), 80) or None,
-        message_chars=len(message) if isinstance(message, str) else len(str(outer)[:_READ_CHARS]) if body else 0,
+        message_chars=len(message) if isinstance(message, str) else 0,
         wrapped=wrapped,
     )
 
