@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from naru import catalog
-from naru.errors import UpstreamUnavailableError
+from naru.errors import UpstreamRateLimitedError, UpstreamUnavailableError
 from naru.preferences import Preference
 from tests import one_gateway
 from tests.one_gateway import OMNI, Gateway
@@ -147,6 +147,18 @@ def test_where_all_are_down_three_are_called_and_no_more(providers: Providers) -
         providers.gateway.ask()
     assert providers.calls[:2] == [f"holysheep/{OMNI}", "clovastudio/HCX-005"]
     assert len(providers.calls) == 3
+
+
+@pytest.mark.parametrize(("first", "waits_for"), [(httpx.ConnectError, "load"), (httpx.ReadTimeout, None)])
+def test_a_batch_waits_for_a_limit_only_where_nothing_may_have_been_billed(
+    providers: Providers, first: type[httpx.TransportError], waits_for: str | None
+) -> None:
+    fails, limited = raising(first), status(429, **{"retry-after": "60"})
+    providers.clovastudio = limited
+    providers.holysheep = lambda request: (fails if json.loads(request.content)["model"] == OMNI else limited)(request)
+    with pytest.raises(UpstreamRateLimitedError) as failed:
+        providers.gateway.ask()
+    assert failed.value.waits_for == waits_for
 
 
 def test_the_fallbacks_of_the_built_in_catalog_cost_no_more_than_what_was_asked_for(providers: Providers) -> None:
