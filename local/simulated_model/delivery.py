@@ -179,9 +179,9 @@ class Delivery:
     def _logprobs(self, pieces: list[str]) -> dict[str, Any] | None:
         return fragments.logprobs(pieces, self._body.get("top_logprobs") or 0) if self._body.get("logprobs") else None
 
-    def _error_data(self, fault: Fault) -> dict[str, Any]:
+    def _error_data(self, fault: Fault) -> Any:
         message = fault.message or "The server had an error while processing your request"
-        refusal = RefusedError(500, message, fault.code or "server_error", fault.code)
+        refusal = RefusedError(500, message, fault.code or "server_error", fault.code, payload=fault.json)
         return error_object(refusal, fault.body or self._row["face"])
 
     async def _only_an_error(self, fault: Fault) -> None:

@@ -39,10 +39,14 @@ class RefusedError(Exception):
     clova_code: str | None = None
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = field(default=())
+    payload: Any = None
+    """The whole body, in a shape of its own."""
 
 
-def error_object(refusal: RefusedError, kind: str) -> dict[str, Any]:
+def error_object(refusal: RefusedError, kind: str) -> Any:
     """Return an error body: `openai`, `clova` (the same shape, other values), or `native` to CLOVA Studio."""
+    if refusal.payload is not None:
+        return refusal.payload
     code = refusal.clova_code or _CLOVA_CODES.get(refusal.status, f"{refusal.status}00")
     if kind == "native":
         return {"status": {"code": code, "message": refusal.message}}

@@ -8,7 +8,7 @@ generated, also when the client cannot read it.
 fault                  parameters                                  what happens, and what is billed
 =====================  ==========================================  ====================================================
 status                 status, body, code, message, retry_after,   an error answer; body is openai, native, html or
-                       retry_after_ms, headers, after_ms           empty. Not billed
+                       retry_after_ms, headers, after_ms, json     empty, or json is all of it. Not billed
 context_length         message                                     400, the prompt is too long. Not billed
 content_filter         message                                     400, refused by the filter. Not billed
 refuse_prefill         message                                     400, if the last message is the assistant's; not
@@ -33,7 +33,7 @@ no_finish_reason       -                                           finish_reason
 drip                   byte_ms                                     one byte at a time (1000 ms). As usual
 huge_headers           bytes                                       a header of so many bytes (64 KiB). As usual
 wrong_content_type     value                                       text/html, or the value. As usual
-error_in_200           tokens, code, message, event, body          status 200 and an error object; in a stream after
+error_in_200           tokens, code, message, event, body, json    status 200 and an error object; in a stream after
                                                                    so many tokens, with an `event: error` line if
                                                                    event=1. Billed: those tokens; none: not at all
 truncated_json         -                                           the body ends in the middle of the (last) JSON text,
@@ -60,7 +60,7 @@ from typing import Any, Literal
 
 _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "status": (
-        "status", "body", "code", "message", "retry_after", "retry_after_ms", "headers", "after_ms",
+        "status", "body", "code", "message", "retry_after", "retry_after_ms", "headers", "after_ms", "json",
     ),
     "context_length": ("message",),
     "content_filter": ("message",),
@@ -77,7 +77,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "drip": ("byte_ms",),
     "huge_headers": ("bytes",),
     "wrong_content_type": ("value",),
-    "error_in_200": ("tokens", "code", "message", "event", "body"),
+    "error_in_200": ("tokens", "code", "message", "event", "body", "json"),
     "truncated_json": (),
     "malformed_json": (),
     "usage_missing": (),
@@ -113,6 +113,7 @@ class Fault:
     bytes: int = 64 * 1024
     value: str = "text/html; charset=utf-8"
     event: bool = False
+    json: Any = None
     times: int | None = None
     model: str | None = None
     face: Literal["openai", "clova"] | None = None
@@ -176,4 +177,5 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     "face": _one_of("openai", "clova"),
     "headers": _headers,
     "event": _flag,
+    "json": lambda value: value,
 }

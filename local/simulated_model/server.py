@@ -248,7 +248,7 @@ class _Exchange:
         wait = {"retry-after": fault.retry_after, "retry-after-ms": fault.retry_after_ms}
         headers = [(name, value) for name, value in wait.items() if value is not None] + [*fault.headers.items()]
         code = fault.code or codes.get(fault.status)
-        refusal = RefusedError(fault.status, message, code, fault.code, headers=tuple(headers))
+        refusal = RefusedError(fault.status, message, code, fault.code, headers=tuple(headers), payload=fault.json)
         await self.refuse(refusal, fault.body or self._error_kind(), as_asked=True)
         return True
 

@@ -29,9 +29,14 @@ from naru.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
+from naru.failures import fault_failure
+from naru.fault_rules import PARTY_OF, FaultKind
 from naru.keys import Proven
 from naru.wire import parse_json_object
+from tests.accounts import CATALOG
 from tests.batch_world import KEY, OMNI, World, batch_world
+from tests.unit.fault_bodies import BODIES
+from tests.unit.test_faults import fault_of
 
 
 class Scripted:
@@ -97,7 +102,7 @@ def test_an_answer_is_stored_under_the_id_of_its_request(world: World, batch: Ba
 
 
 def operators(error: NaruError) -> NaruError:
-    error.awaits_operator = True
+    error.waits_for = "operator"
     return error
 
 
@@ -228,6 +233,35 @@ def test_a_breaker_that_is_open_costs_no_try(world: World, batch: Batch) -> None
     ran = run(world, batch, line_of(world, batch), Scripted(closed))
     assert (ran.end, ran.wait_s, ran.overloaded) == ("later", 5.0, True)
     assert state(world, batch).tries == 0
+
+
+BY_KIND = {body.kind: body for body in BODIES}
+FATES = {
+    **dict.fromkeys(("parameter", "context_length", "content_filter", "unsuited", "too_large"), "failed"),
+    **dict.fromkeys(("model", "region", "access", "address"), "blocked"),
+    **dict.fromkeys(("key", "credit", "suspended", "permission", "terms"), "blocked"),
+    **dict.fromkeys(("rate_limited", "overloaded"), "later"),
+    **dict.fromkeys(("feature", "server", "timeout"), "tried"),
+}
+
+
+@pytest.mark.parametrize("tries", [0, MAX_TRIES - 1])
+@pytest.mark.parametrize("kind", PARTY_OF)
+def test_a_line_waits_for_the_operator_and_for_a_limit_without_a_try(world: World, kind: FaultKind, tries: int) -> None:
+    """Only what may have been paid for, or is the line's own fault, can end it."""
+    batch, deployment = world.started(1), CATALOG.model("HCX-005").deployments[0]
+    error = fault_failure(deployment, fault_of(BY_KIND[kind])).error
+    line = line_of(world, batch, LineState(0, None, tries=tries))
+    ran = run(world, batch, line, Scripted(error))
+    fate = FATES[kind]
+    if fate == "failed" or (fate == "tried" and tries):
+        assert ran.end == "stored"
+        assert stored(world, batch)["response"]["status_code"] == error.http_status
+        return
+    assert ran.end == ("blocked" if fate == "blocked" else "later")
+    assert 0 < ran.wait_s <= 60
+    assert state(world, batch).tries == (1 if fate == "tried" else tries)
+    assert stored(world, batch) is None
 
 
 def test_a_line_is_given_up_after_many_tries(world: World, batch: Batch) -> None:

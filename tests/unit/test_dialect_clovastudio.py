@@ -13,6 +13,7 @@ from openai.types.chat import completion_create_params as sdk
 from naru.catalog import Capability, Deployment, Price
 from naru.dialects import clovastudio
 from naru.errors import InvalidRequestError
+from naru.faults import judge
 
 PRICE = Price(currency="KRW", input_micro_per_mtok=1, output_micro_per_mtok=1)
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
@@ -414,9 +415,9 @@ def test_json_mode_is_refused_with_the_way_to_a_schema() -> None:
         (400, "40003", "context_length"),
         (400, "40005", "content_filter"),
         (400, "40006", "content_filter"),
-        (400, "40080", "not_found"),
+        (400, "40080", "model"),
         (401, "40104", "key"),
-        (403, "40300", "key"),
+        (403, "40300", "permission"),
         (429, "42900", "rate_limited"),
         (429, "42901", "rate_limited"),
         (429, "42902", "overloaded"),
@@ -428,17 +429,21 @@ def test_json_mode_is_refused_with_the_way_to_a_schema() -> None:
     ],
 )
 def test_both_shapes_of_an_error_are_understood(status: int, code: str, kind: str) -> None:
-    compatible = clovastudio.error(
-        status, {}, {"error": {"message": "오류", "type": None, "param": None, "code": code}}
+    compatible, native = (
+        judge(clovastudio.error(status, {}, payload))
+        for payload in (
+            {"error": {"message": "오류", "type": None, "param": None, "code": code}},
+            {"status": {"code": code, "message": "오류"}},
+        )
     )
-    native = clovastudio.error(status, {}, {"status": {"code": code, "message": "오류"}})
     assert compatible == native
     assert (compatible.kind, compatible.code, compatible.message) == (kind, code, "오류")
 
 
 def test_a_rate_limit_without_retry_after_is_over_when_the_allowance_is_back() -> None:
     headers = {"X-RateLimit-Reset-Requests": "6s", "x-ratelimit-remaining-requests": "0"}
-    assert clovastudio.error(429, headers, {"error": {"code": "42901", "message": "m"}}).retry_after_s == 6.0
+    fault = judge(clovastudio.error(429, headers, {"error": {"code": "42901", "message": "m"}}))
+    assert fault.retry_after_s == 6.0
 
 
 # ── Anything ────────────────────────────────────────────────────────────────────────────────────────────

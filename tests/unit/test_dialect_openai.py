@@ -17,6 +17,7 @@ from naru import dialects
 from naru.catalog import Capability, Deployment, Price
 from naru.dialects import clovastudio, openai
 from naru.errors import InvalidRequestError
+from naru.faults import judge
 
 PRICE = Price(currency="USD", input_micro_per_mtok=1, output_micro_per_mtok=1)
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
@@ -247,9 +248,9 @@ def openai_error(code: Any, message: str = "No.", **fields: Any) -> dict[str, An
         (400, openai_error("content_policy_violation"), "content_filter"),
         (400, openai_error("unsupported_value"), "parameter"),
         (401, openai_error("invalid_api_key"), "key"),
-        (403, openai_error("unsupported_country_region_territory"), "key"),
-        (404, openai_error("model_not_found"), "not_found"),
-        (429, openai_error("insufficient_quota", type="insufficient_quota"), "quota"),
+        (403, openai_error("unsupported_country_region_territory"), "region"),
+        (404, openai_error("model_not_found"), "model"),
+        (429, openai_error("insufficient_quota", type="insufficient_quota"), "credit"),
         (429, openai_error("rate_limit_exceeded", type="tokens"), "rate_limited"),
         (429, openai_error(None, type="requests"), "rate_limited"),
         (500, openai_error(None, type="server_error"), "server"),
@@ -259,7 +260,7 @@ def openai_error(code: Any, message: str = "No.", **fields: Any) -> dict[str, An
         (503, {"error": {"code": 503, "message": "Busy.", "status": "UNAVAILABLE"}}, "overloaded"),
         (400, {"error": "bad"}, "parameter"),
         (422, {"detail": [{"loc": ["body"], "msg": "x"}]}, "parameter"),
-        (402, None, "quota"),
+        (402, None, "credit"),
         (408, "", "timeout"),
         (413, b"", "parameter"),
         (500, "<html><h1>500</h1></html>", "server"),
@@ -267,21 +268,21 @@ def openai_error(code: Any, message: str = "No.", **fields: Any) -> dict[str, An
         (503, "", "overloaded"),
         (504, {}, "timeout"),
         (524, None, "timeout"),
-        (418, None, "other"),
-        (302, "moved", "other"),
+        (418, None, "address"),
+        (302, "moved", "address"),
         (200, openai_error("rate_limit_exceeded"), "rate_limited"),
         (200, {"error": {"message": "upstream died", "code": 502}}, "server"),
-        (200, {"error": {"message": "what?"}}, "other"),
+        (200, {"error": {"message": "what?"}}, "server"),
     ],
 )
 def test_an_error_is_known_by_its_code_and_else_by_its_status(status: int, payload: Any, kind: str) -> None:
-    fault = openai.error(status, {}, payload)
+    fault = judge(openai.error(status, {}, payload))
     assert fault.kind == kind
     assert fault.message
 
 
 def test_an_error_keeps_the_provider_s_words_code_and_param() -> None:
-    fault = openai.error(400, {}, openai_error("unsupported_value", "n must be 1.", param="n"))
+    fault = judge(openai.error(400, {}, openai_error("unsupported_value", "n must be 1.", param="n")))
     assert (fault.message, fault.code, fault.param) == ("n must be 1.", "unsupported_value", "n")
 
 
@@ -300,11 +301,11 @@ def test_an_error_keeps_the_provider_s_words_code_and_param() -> None:
     ],
 )
 def test_the_message_is_one_printable_line_from_wherever_it_stands(payload: Any, message: str) -> None:
-    assert openai.error(500, {}, payload).message == message
+    assert judge(openai.error(500, {}, payload)).message == message
 
 
 def test_a_long_message_is_cut_at_500_characters() -> None:
-    message = openai.error(500, {}, openai_error(None, "가" * 10_000)).message
+    message = judge(openai.error(500, {}, openai_error(None, "가" * 10_000))).message
     assert message == "가" * 499 + "…"
 
 
@@ -333,12 +334,12 @@ def test_a_long_message_is_cut_at_500_characters() -> None:
     ],
 )
 def test_a_rate_limit_says_when_it_ends(headers: dict[str, str], seconds: float | None) -> None:
-    assert openai.error(429, headers, None).retry_after_s == seconds
+    assert judge(openai.error(429, headers, None)).retry_after_s == seconds
 
 
 def test_the_allowance_s_reset_says_nothing_about_another_failure() -> None:
-    assert openai.error(500, {"x-ratelimit-reset-requests": "6s"}, None).retry_after_s is None
-    assert openai.error(503, {"retry-after": "6"}, None).retry_after_s == 6.0
+    assert judge(openai.error(500, {"x-ratelimit-reset-requests": "6s"}, None)).retry_after_s is None
+    assert judge(openai.error(503, {"retry-after": "6"}, None)).retry_after_s == 6.0
 
 
 ANYTHING = st.recursive(
@@ -346,7 +347,28 @@ ANYTHING = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["error", "status", "message", "code", "type", "detail", "param", "x"]), inner, max_size=4
+            st.sampled_from(
+                [
+                    *[
+                        "error",
+                        "status",
+                        "message",
+                        "code",
+                        "type",
+                        "detail",
+                        "param",
+                        "details",
+                        "reason",
+                        "metadata",
+                        "raw",
+                        "errors",
+                        "msg",
+                    ],
+                    "x",
+                ]
+            ),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=10,
@@ -362,7 +384,7 @@ ANYTHING = st.recursive(
 def test_an_error_of_any_shape_becomes_a_fault_that_can_be_sent(
     dialect: Any, status: int, headers: dict[str, str], payload: Any
 ) -> None:
-    fault = dialect.error(status, headers, payload)
+    fault = judge(dialect.error(status, headers, payload))
     assert 0 < len(fault.message) <= 500
     assert not {unicodedata.category(character) for character in fault.message} & {"Cc", "Cs", "Zl", "Zp"}
     for text in (fault.message, fault.code, fault.param):

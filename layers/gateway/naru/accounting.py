@@ -102,7 +102,7 @@ class Account:
             self.attempts.append(replace(last, result="interrupted", maybe_billed=True))
             self.maybe_billed_pico_usd += stop.worst_case_pico_usd
         outcome: Outcome = "rejected" if isinstance(error, ProviderRejectedError) else "failed"
-        code = error.code if isinstance(error, NaruError) else "internal_error"
+        code = error.recorded_code if isinstance(error, NaruError) else "internal_error"
         await self.close(stop, outcome=outcome, usage=None, error_code=code)
 
     async def close(self, stop: Stop, *, outcome: Outcome, usage: Usage | None, error_code: str | None = None) -> None:

@@ -11,11 +11,10 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from naru.accounting import Account
-from naru.echoes import without_echo
 from naru.errors import (
     NaruError,
     StoreUnavailableError,
@@ -40,8 +39,23 @@ T = TypeVar("T")
 # and more where nobody else could answer, because each next call waits for its turn under the limit that all share.
 _UNKNOWN_LIMIT = 1
 _TURNS = 4
+# So long one request waits in all, for a provider that is busy or has asked for rest.
+_QUEUE_S = 30.0
 _FRESH_S = 0.1
 _AGE_S = 3.0
+
+
+@dataclass(slots=True)
+class Queue:
+    """What is left of the waits of one request, whatever it waits for."""
+
+    left_s: float = _QUEUE_S
+
+    async def wait(self, account: Account, wait_s: float) -> None:
+        """Waits, and takes that from what is left."""
+        self.left_s -= wait_s
+        account.waited_s += wait_s
+        await asyncio.sleep(wait_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class Job:
     deadline_s: float
     begin_by_s: float
     interactive: bool
+    queue: Queue = field(default_factory=Queue)
     may_call: Callable[[], bool] = lambda: True
 
     @property
@@ -153,7 +168,7 @@ class Attempts:
     async def _reach(self, job: Job, send: Callable[[Stop], Awaitable[T]]) -> Answered[T]:
         route, account = job.route, job.account
         failures: list[AttemptFailedError] = []
-        uncounted = 0
+        turns = uncounted = 0
         while True:
             stop, permit = await self._enter(job, failures)
             if account.admission.age.is_over:
@@ -171,26 +186,26 @@ class Attempts:
                 return await self._attempt(job, stop, permit, send)
             except AttemptFailedError as failure:
                 failures.append(failure)
+                uncounted += not failure.was_called
                 if stop.model_name != account.subject.model and not route.is_chosen:
                     failure.of_a_fallback()
-                if failure.kind == "overload" and uncounted < (_TURNS if route.is_last_resort else _UNKNOWN_LIMIT):
-                    uncounted += 1
+                if failure.kind == "overload" and turns < (_TURNS if route.is_last_resort else _UNKNOWN_LIMIT):
+                    turns, uncounted = turns + 1, uncounted + 1
                 wait_s = route.after(
                     failure,
                     self._retry,
                     failures=len(failures) - uncounted,
                     remaining_s=job.silence_left_s(),
+                    queue_left_s=job.queue.left_s,
                     may_retry=self._may_retry(job, failure),
                     rng=self._rng,
                 )
                 if wait_s is None:
                     raise _to_tell(failures) from failure
                 if (following := route.current()).called and failure.kind == "failure":
-                    wait_s = max(
-                        wait_s,
-                        min(self._health.pause_s(following.deployment.name, tenant=job.tenant), job.silence_left_s()),
-                    )
-                await _wait(account, wait_s)
+                    pause_s = self._health.pause_s(following.deployment.name, tenant=job.tenant)
+                    wait_s = max(wait_s, min(pause_s, job.silence_left_s(), job.queue.left_s))
+                await job.queue.wait(account, wait_s)
                 # The others have called meanwhile too, and a breaker that has opened must be seen before the next call.
                 await self._health.refresh(route.health_items, max_age_s=_FRESH_S)
 
@@ -212,11 +227,16 @@ class Attempts:
                 again_s = not_now.retry_after_s
                 if not_now.reason == "busy":
                     again_s /= 1 + queued_s / _AGE_S
-                wait_s = job.route.skip(reason=not_now.reason, retry_after_s=again_s, remaining_s=job.silence_left_s())
+                wait_s = job.route.skip(
+                    reason=not_now.reason,
+                    retry_after_s=again_s,
+                    remaining_s=job.silence_left_s(),
+                    queue_left_s=job.queue.left_s,
+                )
                 if wait_s is None:
                     raise (_to_tell(failures) if failures else _not_now(stop, not_now)) from not_now
                 queued_s += wait_s
-                await _wait(job.account, wait_s)
+                await job.queue.wait(job.account, wait_s)
 
     async def _permit(self, job: Job, stop: Stop) -> Permit:
         deployment = stop.deployment
@@ -229,7 +249,6 @@ class Attempts:
         try:
             result = await send(stop)
         except AttemptFailedError as failure:
-            failure.error.log = without_echo(failure.error.log, stop.body)
             job.account.failed(stop, failure.result, since_s=since_s, maybe_billed=failure.maybe_billed)
             _log_failure(job.account, stop, failure)
             await self._health.failed(
@@ -250,11 +269,6 @@ class Attempts:
         return Answered(stop, result, permit, since_s)
 
 
-async def _wait(account: Account, wait_s: float) -> None:
-    account.waited_s += wait_s
-    await asyncio.sleep(wait_s)
-
-
 def _to_tell(failures: Sequence[AttemptFailedError]) -> NaruError:
     """Of several failures the last one that says something about the provider, and not about how it was set up: a
     fallback that was never configured, or cannot take the request, must not hide why it was needed.
@@ -266,7 +280,10 @@ def _to_tell(failures: Sequence[AttemptFailedError]) -> NaruError:
             "The model that was asked for is left alone for a moment, since its provider has failed again and again, and "
             "no other can take this request. Try again later.",
         )
-    return next((error for error in reversed(errors) if not isinstance(error, setup)), errors[0])
+    told = next((error for error in reversed(errors) if not isinstance(error, setup)), errors[0])
+    if any(failure.maybe_billed for failure in failures):
+        told.waits_for = None
+    return told
 
 
 def _not_now(stop: Stop, not_now: NotNowError) -> UpstreamError:

@@ -45,6 +45,7 @@ MAX_LOSSES = 5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 300.0
 _STORE_TRIES = 6
 OPERATOR_WAIT_S = 30.0
+_LOAD_WAIT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -184,11 +185,15 @@ class Lines:
                 ran = Ran("barred")
             case StoreUnavailableError():
                 ran = Ran("later", self._rng.uniform(1, 3))
-            case NaruError(awaits_operator=True):
+            case NaruError(waits_for="operator"):
                 ran = Ran("blocked", OPERATOR_WAIT_S)
             case UpstreamError(should_retry=True):
                 # Nobody was called: the provider is left alone for a moment.
                 ran = Ran("later", error.retry_after_s or 1.0, overloaded=True)
+            case NaruError(waits_for="load"):
+                # Nothing is to be had from any provider now, and nothing was billed.
+                wait_s = self._rng.uniform(0.5, 1) * _LOAD_WAIT_S
+                ran = Ran("later", max(error.retry_after_s or 0.0, wait_s), overloaded=True)
             case UpstreamError() | NaruError(code="internal_error") if line.state.tries + 1 < MAX_TRIES:
                 tries = line.state.tries + 1
                 line.state = replace(line.state, tries=tries)

@@ -16,15 +16,16 @@ from naru import dialects, sse
 from naru.accounting import part_of, total
 from naru.attempts import Answered, Attempts, Job
 from naru.catalog import Deployment
-from naru.echoes import without_echo
 from naru.errors import NaruError, UpstreamError, UpstreamProtocolError
 from naru.failures import AttemptFailedError
+from naru.faults import ProviderFault, judge
 from naru.ledger import Part
 from naru.pricing import Usage
 from naru.relay import ChunkRelay, ErrorChunkError, InvalidChunkError, MismatchError, Overlap
 from naru.routing import Stop
 from naru.tokens import CompletionCounter
 from naru.upstream import EventStream
+from naru.wire import compact_json
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class ClientStream:
         for event in self._held:
             yield event
         if error is not None:
-            facts = {"request_id": account.subject.request_id, "code": error.code, **error.log}
+            facts = {"request_id": account.subject.request_id, "code": error.recorded_code, **error.log}
             logger.warning("stream cut", extra=facts)
             yield sse.encode_error(error.body())
             return
@@ -165,14 +166,14 @@ class ClientStream:
         match broken:
             case AttemptFailedError(result="reset"):
                 error = _cut(deployment)
-                error.log = without_echo(broken.error.log, self._source.stop.body)
+                error.log = broken.error.log
                 return _Break(error)
             case AttemptFailedError():
-                broken.error.log = without_echo(broken.error.log, self._source.stop.body)
                 return _Break(broken.error, final=broken.again == "never")
             case ErrorChunkError():
-                fault = dialects.for_name(deployment.at.dialect).error(200, {}, broken.payload)
-                return _Break(_reported(deployment, fault.message), final=fault.kind in _VERDICTS)
+                said = dialects.for_name(deployment.at.dialect).error(200, {}, broken.payload)
+                fault = judge(said, sent=compact_json(self._source.stop.body))
+                return _Break(_reported(deployment, fault), final=fault.party == "request")
             case MismatchError():
                 return _Break(_cut(deployment), result="mismatch")
             case _:
@@ -229,7 +230,7 @@ class ClientStream:
                 parts,
                 outcome="completed" if complete else "truncated",
                 source="estimated" if any(part.usage.estimated for part in parts) else "reported",
-                error_code=None if complete else error.code if error else "internal_error",
+                error_code=None if complete else error.recorded_code if error else "internal_error",
             )
         return total(parts)
 
@@ -262,7 +263,6 @@ def _is_silent(broken: Exception) -> bool:
 
 
 _BREAKS = (AttemptFailedError, ErrorChunkError, InvalidChunkError, MismatchError)
-_VERDICTS = frozenset({"parameter", "context_length", "content_filter"})
 
 
 def _cut(deployment: Deployment) -> UpstreamProtocolError:
@@ -272,8 +272,11 @@ def _cut(deployment: Deployment) -> UpstreamProtocolError:
     )
 
 
-def _reported(deployment: Deployment, message: str) -> UpstreamError:
+def _reported(deployment: Deployment, fault: ProviderFault) -> UpstreamError:
+    # The provider's words are for the client only where they are about its own request.
+    what = f": {fault.message}" if fault.party == "request" else ". Ask again."
     return UpstreamError(
-        f"The provider of {deployment.name} reported an error in the middle of its answer: {message}",
+        f"The provider of {deployment.name} reported an error in the middle of its answer{what}",
         code="upstream_stream_error",
+        log=dict(fault.facts),
     )

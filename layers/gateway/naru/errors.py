@@ -31,7 +31,10 @@ SettingsError                      an environment variable is missing or wrong; 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+
+WaitsFor = Literal["operator", "load"]
 
 
 class NaruError(Exception):
@@ -45,8 +48,8 @@ class NaruError(Exception):
     code: str | None = None
     should_retry: bool | None = None
     """What ``x-should-retry`` says; OpenAI's SDKs obey it. None leaves it to the status."""
-    awaits_operator: bool = False
-    """Whether every request fails like this until the operator has done something: lines of a batch wait for that."""
+    waits_for: WaitsFor | None = None
+    """What a batch waits for before it sends the request again: nothing is wrong with it, and nothing was billed."""
 
     def __init__(
         self,
@@ -70,6 +73,11 @@ class NaruError(Exception):
     def http_status(self) -> int:
         """The status of the answer."""
         return self.status
+
+    @property
+    def recorded_code(self) -> str | None:
+        """The code for the ledger and the log."""
+        return self.code
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object, with all four of its keys."""
@@ -182,12 +190,12 @@ class UpstreamError(NaruError):
 
 class UpstreamRefusedKeyError(UpstreamError):
     code = "upstream_key_refused"
-    awaits_operator = True
+    waits_for: WaitsFor | None = "operator"
 
 
 class UpstreamMisconfiguredError(UpstreamError):
     code = "upstream_misconfigured"
-    awaits_operator = True
+    waits_for: WaitsFor | None = "operator"
 
 
 class UpstreamRateLimitedError(UpstreamError):
@@ -215,13 +223,27 @@ class ProviderRejectedError(NaruError):
 
     type = "invalid_request_error"
 
-    def __init__(self, message: str, *, status: int, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message, param=param, code=code)
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        param: str | None = None,
+        code: str | None = None,
+        recorded_code: str | None = None,
+        log: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, log=log)
         self._status = status
+        self._recorded_code = recorded_code
 
     @property
     def http_status(self) -> int:
         return self._status
+
+    @property
+    def recorded_code(self) -> str | None:
+        return self._recorded_code
 
 
 class StoreUnavailableError(NaruError):

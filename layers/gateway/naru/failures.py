@@ -6,13 +6,15 @@ billed may go to the same deployment again; what may have been goes elsewhere or
 
 from __future__ import annotations
 
+import errno
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 
 from naru.catalog import Deployment
-from naru.dialects import ProviderFault
 from naru.errors import (
     NaruError,
     ProviderRejectedError,
@@ -23,11 +25,32 @@ from naru.errors import (
     UpstreamTimeoutError,
     UpstreamUnavailableError,
 )
+from naru.fault_rules import FaultKind
+from naru.faults import ProviderFault, is_ordinary
 
 Again = Literal["same", "elsewhere", "larger", "never"]
 """``larger``: where there is more context."""
 
-_OPENAI_CODES = {"context_length": "context_length_exceeded", "content_filter": "content_filter"}
+_OPENAI_CODES: Mapping[FaultKind, str] = {
+    "context_length": "context_length_exceeded",
+    "content_filter": "content_filter",
+}
+_REQUEST_STATUSES = frozenset({400, 413, 415, 422})
+_UNNAMED_WAIT_S = 5.0
+"""What a client is told to wait where a provider that is at its limit named no time."""
+
+# What the operator is told to do. The client is told nothing of the gateway's accounts.
+_ADVICE: Mapping[FaultKind, str] = {
+    "model": "The provider has no such model, or no longer. Check upstream_model and base_url in the catalog.",
+    "region": "The provider refuses calls from this region. Use another region, or another provider.",
+    "access": "The gateway's account is not approved for this model. Request access in the provider's console.",
+    "feature": "The model lacks a capability that the catalog gives it. Correct the deployment's capabilities.",
+    "address": "Check base_url in the catalog: redirects are not followed.",
+    "credit": "Top up the account with the provider, or raise its spending limit.",
+    "suspended": "The provider has disabled the account, project or key. Ask it why.",
+    "permission": "The provider does not permit this call. Check the key's permissions, its IP allow list and the project.",
+    "terms": "Accept the terms, or finish the verification, in the provider's console.",
+}
 
 
 @dataclass(eq=False)
@@ -47,6 +70,10 @@ class AttemptFailedError(Exception):
     """Whether a content filter objected."""
     misfit: bool = False
     """Whether only this deployment's model cannot take the request: no word on the model that was asked for."""
+    of_account: bool = False
+    """Whether the provider refuses the gateway's key or account, and with it every deployment there."""
+    was_called: bool = True
+    """False where it was known without a call that there would be no answer."""
 
     def of_a_fallback(self) -> None:
         """What a fallback does not take may well be right for the model that was asked for, or for the next one. That
@@ -55,6 +82,11 @@ class AttemptFailedError(Exception):
         if isinstance(self.error, ProviderRejectedError) and not self.is_filtered:
             self.misfit = True
             self.again = "elsewhere" if self.again == "never" else self.again
+
+    @property
+    def is_of_provider(self) -> bool:
+        """Whether it says something about all of the provider's deployments, so that another provider is asked first."""
+        return self.kind == "failure" or (self.of_account and self.again != "same")
 
     @property
     def kind(self) -> Literal["failure", "overload", "neutral"]:
@@ -71,14 +103,14 @@ class AttemptFailedError(Exception):
 
 
 def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailedError:
+    log = dict(_what_broke(error))
     match error:
         case httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ConnectError() | httpx.WriteError():
             # Nothing, or not all of it, was sent: there is nothing that could be billed.
             return AttemptFailedError(
                 result="connect",
                 error=UpstreamUnavailableError(
-                    f"The provider of {deployment.name} cannot be reached at the moment. Try again later.",
-                    log={"reason": f"{type(error).__name__}: {error}"},
+                    f"The provider of {deployment.name} cannot be reached at the moment. Try again later.", log=log
                 ),
                 again="same",
             )
@@ -87,7 +119,7 @@ def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailed
                 result="timeout",
                 error=UpstreamTimeoutError(
                     f"The provider of {deployment.name} did not answer in time. Ask for fewer tokens, or stream.",
-                    log={"reason": type(error).__name__},
+                    log=log,
                 ),
                 again="elsewhere",
                 maybe_billed=True,
@@ -97,7 +129,7 @@ def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailed
                 result="misconfigured",
                 error=UpstreamMisconfiguredError(
                     f"The gateway cannot call the provider of {deployment.name}. Tell the operator.",
-                    log={"reason": f"{type(error).__name__}: {error}", "advice": "Check base_url in the catalog."},
+                    log=log | {"advice": "Check base_url in the catalog."},
                 ),
                 again="elsewhere",
             )
@@ -105,82 +137,40 @@ def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailed
             return AttemptFailedError(
                 result="reset",
                 error=UpstreamUnavailableError(
-                    f"The provider of {deployment.name} broke the connection. Try again later.",
-                    log={"reason": f"{type(error).__name__}: {error}"},
+                    f"The provider of {deployment.name} broke the connection. Try again later.", log=log
                 ),
                 again="elsewhere",
                 maybe_billed=True,
             )
 
 
-def fault_failure(deployment: Deployment, fault: ProviderFault, *, status: int = 200) -> AttemptFailedError:
-    # An error inside a 200 comes from a provider that had accepted the request, and may have begun to count.
-    maybe_billed = status in {200, 504}
+def fault_failure(deployment: Deployment, fault: ProviderFault) -> AttemptFailedError:
+    """The failure of a call that the provider answered with an error."""
+    status = fault.status
     result = str(status) if status != httpx.codes.OK else f"200 {fault.kind}"
-    again: Again
-    error: NaruError
-    match fault.kind:
-        case "parameter" | "context_length" | "content_filter" | "other" if 400 <= status < 500 or status == 200:
-            shown = max(status, 400)
-            code = fault.code
-            if code is None or code.isdecimal():
-                # NAVER's numbers say nothing to a client that looks for OpenAI's words.
-                code = _OPENAI_CODES.get(fault.kind, code)
-            error = ProviderRejectedError(fault.message, status=shown, param=fault.param, code=code)
-            again = "larger" if fault.kind == "context_length" else "never"
-            return AttemptFailedError(result, error, again, is_filtered=fault.kind == "content_filter")
-        case "not_found":
-            error = UpstreamMisconfiguredError(
-                f"The provider of {deployment.name} does not know this model. Tell the operator.",
-                log={"reason": fault.message, "advice": "Check upstream_model and base_url in the catalog."},
-            )
-            again = "elsewhere"
-        case "quota":
-            error = UpstreamUnavailableError(
-                f"The gateway's account with the provider of {deployment.name} has no credit left. Tell the operator.",
-                code="upstream_quota_exhausted",
-                log={"reason": fault.message, "advice": "Top up the account with the provider."},
-            )
-            error.awaits_operator = True
-            again = "elsewhere"
-        case "rate_limited" | "overloaded":
-            kind = UpstreamRateLimitedError if status == httpx.codes.TOO_MANY_REQUESTS else UpstreamUnavailableError
-            error = kind(
-                f"The provider of {deployment.name} is at its limit, and was when it was asked again. Try again later.",
+    match fault.party:
+        case "request":
+            return _rejected(fault, result)
+        case "deployment":
+            return AttemptFailedError(result, _not_offered(deployment, fault), again="elsewhere")
+        case "account":
+            return AttemptFailedError(result, _refused_account(deployment, fault), again="elsewhere", of_account=True)
+        case "load":
+            return _busy(deployment, fault, result)
+        case "provider":
+            # An error inside a 200 comes from a provider that had accepted the request, and may have begun to count.
+            maybe_billed = status in {200, 499, 504} or fault.kind == "timeout"
+            return AttemptFailedError(
+                result,
+                _ill(deployment, fault),
+                again="elsewhere" if maybe_billed else "same",
+                maybe_billed=maybe_billed,
                 retry_after_s=fault.retry_after_s,
-                log={"reason": fault.message},
             )
-            again, maybe_billed = "same", False
-        case "timeout":
-            error = UpstreamTimeoutError(
-                f"The provider of {deployment.name} did not finish in time. Ask for fewer tokens, or stream.",
-                log={"reason": fault.message},
-            )
-            again, maybe_billed = "elsewhere", True
-        case "key":
-            # Inside a 200: the secret was not distrusted, but the operator must hear of it all the same.
-            error = refused_key(deployment, reason=fault.message, advice=f"Check the field {deployment.at.secret!r}.")
-            again = "elsewhere"
-        case _ if status < 400 and status != httpx.codes.OK:
-            error = UpstreamMisconfiguredError(
-                f"The provider of {deployment.name} answered with {status}. Tell the operator.",
-                log={
-                    "reason": f"status {status}",
-                    "advice": "Check base_url in the catalog: redirects are not followed.",
-                },
-            )
-            again = "elsewhere"
-        case _:
-            error = UpstreamUnavailableError(
-                f"The provider of {deployment.name} has trouble of its own. Try again later.",
-                retry_after_s=fault.retry_after_s,
-                log={"reason": fault.message},
-            )
-            again = "elsewhere" if maybe_billed else "same"
-    return AttemptFailedError(result, error, again, maybe_billed=maybe_billed, retry_after_s=fault.retry_after_s)
 
 
 def protocol_failure(deployment: Deployment, what: str) -> AttemptFailedError:
+    """``what`` is logged: it must not quote the provider."""
     return AttemptFailedError(
         result="invalid_answer",
         error=UpstreamProtocolError(
@@ -192,12 +182,14 @@ def protocol_failure(deployment: Deployment, what: str) -> AttemptFailedError:
     )
 
 
-def refused_key(deployment: Deployment, *, reason: str, advice: str) -> UpstreamRefusedKeyError:
-    return UpstreamRefusedKeyError(
-        f"The gateway cannot open the provider of {deployment.name}: its own provider key is missing or refused. "
-        "Your API key is fine. Tell the operator.",
-        log={"reason": reason, "advice": advice},
+def refused_key(deployment: Deployment, *, log: Mapping[str, Any]) -> UpstreamRefusedKeyError:
+    error = UpstreamRefusedKeyError(
+        f"The provider of {deployment.name} does not accept the gateway's own key or account, or there is no key. "
+        "Your API key is fine. Contact your administrator.",
+        log=dict(log),
     )
+    error.waits_for = "operator"
+    return error
 
 
 def how_to_set(secret_id: str, field: str) -> str:
@@ -206,3 +198,103 @@ def how_to_set(secret_id: str, field: str) -> str:
         f"Run 'naru providers set {field}', which puts the key into the field {field!r} of the secret {secret_id}. "
         "It is read again within seconds. On your own machine, set the environment variable that 'make run' names."
     )
+
+
+def _rejected(fault: ProviderFault, result: str) -> AttemptFailedError:
+    code = fault.code
+    if code is None or code.isdecimal():
+        # NAVER's numbers say nothing to a client that looks for OpenAI's words.
+        code = _OPENAI_CODES.get(fault.kind, code)
+    error = ProviderRejectedError(
+        fault.message,
+        status=fault.status if fault.status in _REQUEST_STATUSES else 400,
+        param=fault.param,
+        code=code,
+        # A provider may call an error by the client's own words.
+        recorded_code=code if code is None or is_ordinary(code) else "provider_rejected",
+        log=dict(fault.facts),
+    )
+    again: Again = {"context_length": "larger", "unsuited": "elsewhere"}.get(fault.kind, "never")  # type: ignore[assignment]
+    return AttemptFailedError(result, error, again, is_filtered=fault.kind == "content_filter")
+
+
+def _not_offered(deployment: Deployment, fault: ProviderFault) -> NaruError:
+    sentence = {
+        "model": f"The provider of {deployment.name} does not offer this model to the gateway.",
+        "region": f"The provider of {deployment.name} does not serve the gateway's region.",
+        "access": f"The provider of {deployment.name} does not offer this model to the gateway.",
+        "feature": f"{deployment.name} does not support something that this request uses.",
+    }.get(fault.kind, f"The provider of {deployment.name} answered with {fault.status}.")
+    error = UpstreamMisconfiguredError(
+        f"{sentence} Choose another model, or contact your administrator.", log=_log(fault)
+    )
+    # One that lacks a feature serves the next request, so a batch fails this line and goes on.
+    error.waits_for = None if fault.kind == "feature" else "operator"
+    return error
+
+
+def _refused_account(deployment: Deployment, fault: ProviderFault) -> NaruError:
+    if fault.kind == "credit":
+        error = UpstreamUnavailableError(
+            f"The gateway's account with the provider of {deployment.name} cannot be used at the moment. Contact your "
+            "administrator.",
+            code="upstream_quota_exhausted",
+            log=_log(fault),
+        )
+        error.waits_for = "operator"
+        return error
+    return refused_key(deployment, log=_log(fault))
+
+
+def _busy(deployment: Deployment, fault: ProviderFault, result: str) -> AttemptFailedError:
+    if fault.kind == "too_large":
+        error: NaruError = ProviderRejectedError(
+            f"The request is larger than {deployment.name} takes at once. Shorten it, or lower max_tokens.",
+            status=413,
+            code="request_too_large",
+            recorded_code="request_too_large",
+            log=_log(fault),
+        )
+        return AttemptFailedError(result, error, again="elsewhere")
+    is_limit = fault.kind == "rate_limited" or fault.status == httpx.codes.TOO_MANY_REQUESTS
+    kind = UpstreamRateLimitedError if is_limit else UpstreamUnavailableError
+    error = kind(
+        f"The provider of {deployment.name} is rate-limiting the gateway, and was when it was asked again. Try again "
+        "after the time in Retry-After.",
+        retry_after_s=_UNNAMED_WAIT_S if fault.retry_after_s is None and is_limit else fault.retry_after_s,
+        log=_log(fault),
+    )
+    error.waits_for = "load"
+    return AttemptFailedError(result, error, again="same", retry_after_s=fault.retry_after_s)
+
+
+def _ill(deployment: Deployment, fault: ProviderFault) -> NaruError:
+    if fault.kind == "timeout":
+        return UpstreamTimeoutError(
+            f"The provider of {deployment.name} did not finish in time. Ask for fewer tokens, or stream.",
+            log=_log(fault),
+        )
+    return UpstreamUnavailableError(
+        f"The provider of {deployment.name} returned a server error. Try again later.",
+        retry_after_s=fault.retry_after_s,
+        log=_log(fault),
+    )
+
+
+def _log(fault: ProviderFault) -> dict[str, Any]:
+    return dict(fault.facts) | ({"advice": _ADVICE[fault.kind]} if fault.kind in _ADVICE else {})
+
+
+def _what_broke(error: BaseException) -> Iterator[tuple[str, str]]:
+    """A broken connection by the names of its errors: their texts may quote bytes of the answer."""
+    yield "reason", type(error).__name__
+    causes: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(causes) < 8:
+        if isinstance(cause, ssl.SSLError) and isinstance(cause.reason, str):
+            causes.append(cause.reason)
+        elif isinstance(cause, OSError) and cause.errno is not None:
+            causes.append(errno.errorcode.get(cause.errno, f"{type(cause).__name__} {cause.errno}"))
+        cause = cause.__cause__ or cause.__context__
+    if causes:
+        yield "cause", ", ".join(dict.fromkeys(causes))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S = 31 * 86_400.0
+"""The longest wait that anybody is told; what a provider names beyond it is as good as never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +45,27 @@ def retry_after_s(headers: Mapping[str, str], *, now: datetime, rate_limited: bo
     """
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     if (milliseconds := _number(lower.get("retry-after-ms"))) is not None:
-        return milliseconds / 1000
+        return min(milliseconds / 1000, _LONGEST_S)
     if value := lower.get("retry-after"):
         seconds = _number(value)
-        return _until_s(value, now) if seconds is None else seconds
+        if (named_s := _until_s(value, now) if seconds is None else seconds) is not None:
+            return min(named_s, _LONGEST_S)
     if not rate_limited:
         return None
     resets = [
-        _duration_s(lower.get(f"x-ratelimit-reset-{kind}"))
+        duration_s(lower.get(f"x-ratelimit-reset-{kind}"))
         for kind in ("requests", "tokens")
         if _number(lower.get(f"x-ratelimit-remaining-{kind}")) in {None, 0.0}
     ]
-    return max((reset for reset in resets if reset is not None), default=None)
+    known = [reset for reset in resets if reset is not None]
+    return min(max(known), _LONGEST_S) if known else None
 
 
 def _number(text: str | None) -> float | None:
-    return float(text) if text is not None and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) else None
+    return float(text) if text is not None and re.fullmatch(r"\d{1,100}(\.\d{1,9})?", text, re.ASCII) else None
 
 
-def _duration_s(text: str | None) -> float | None:
+def duration_s(text: str | None) -> float | None:
     """``6s``, ``12ms``, ``1m30.5s``; a bare number is seconds."""
     if text is None or (seconds := _number(text)) is not None:
         return None if text is None else seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 # A model is given a second chance before another one answers in its place.
 _TRIES_PER_MODEL = 2
 _LONG_WAIT_S = 5.0
-# A request waits so long in all for a provider that is busy or has asked for rest, if there is nobody else to ask.
-_QUEUE_S = 30.0
 # Somebody else is asked when a provider has been busy for so long.
 _TURN_S = 1.0
 
@@ -89,7 +88,7 @@ class Route:
         """What its tokens are counted from."""
         self._stops: list[Stop] = []
         self._failures: dict[str, int] = {}
-        self._queued_s = 0.0
+        self._failed_providers: Counter[str] = Counter()
         self._last: Stop | None = None
         self.is_chosen = preference.deployment is not None
         """Whether an operator named the deployment, and no other is to answer."""
@@ -200,7 +199,7 @@ class Route:
         # The beginning comes back as a part of the prompt.
         return stop.worst_case_pico_usd + stop.output_limit * stop.deployment.rates.input_pico_usd
 
-    def skip(self, *, reason: str, retry_after_s: float, remaining_s: float) -> float | None:
+    def skip(self, *, reason: str, retry_after_s: float, remaining_s: float, queue_left_s: float) -> float | None:
         """Moves on where the current deployment is not to be called before ``retry_after_s``: the seconds to wait before
         the next one, or None if that is too long.
 
@@ -217,9 +216,7 @@ class Route:
         else:
             self._stops.append(here)
             self._stops.sort(key=lambda stop: max(stop.ready_s, now_s))
-        wait_s = max(0.0, self._stops[0].ready_s - now_s)
-        self._queued_s += wait_s
-        return wait_s if wait_s < remaining_s and self._queued_s <= _QUEUE_S else None
+        return self._wait_s(remaining_s, queue_left_s)
 
     def after(
         self,
@@ -228,14 +225,17 @@ class Route:
         *,
         failures: int,
         remaining_s: float,
+        queue_left_s: float,
         may_retry: Callable[[str], bool],
         rng: random.Random,
     ) -> float | None:
         """Moves on after a failure: the seconds to wait before the next call, or None if there is none to make in the
         time that remains.
 
-        A deployment of the same model that was not yet tried is called at once. After that the model gets another
-        chance when its wait is over, if its retry budget allows, unless that is long and a fallback is there.
+        After a failure of the provider itself another provider is asked first, be it by a fallback; then what else there
+        is at this one. Otherwise a deployment of the same model that was not yet tried is called at once. After that the
+        model gets another chance when its wait is over, if its retry budget allows, unless that is long and a fallback is
+        there. ``queue_left_s`` is how long the request may still wait in all.
         """
         here = self._stops.pop(0)
         if failure.again == "never" or failures >= policy.max_attempts:
@@ -248,15 +248,19 @@ class Route:
             wait_s = policy.wait_s(failures, retry_after_s=failure.retry_after_s, rng=rng)
             here.ready_s = time.monotonic() + wait_s
             others = [stop for stop in self._stops if stop.model_name != here.model_name]
-            patience_s = min(_LONG_WAIT_S, remaining_s)
+            patience_s = min(_LONG_WAIT_S, remaining_s, queue_left_s)
             worthwhile = self._failures[here.model_name] < _TRIES_PER_MODEL and wait_s < patience_s
             if (worthwhile or not others) and may_retry(here.deployment.name):
                 # Behind its siblings, before the fallbacks.
                 self._stops.insert(len(self._stops) - len(others), here)
-        if not self._stops:
-            return None
+        if failure.is_of_provider:
+            self._failed_providers[here.deployment.provider] += 1
+            self._stops.sort(key=lambda stop: self._failed_providers[stop.deployment.provider])
+        return self._wait_s(remaining_s, queue_left_s) if self._stops else None
+
+    def _wait_s(self, remaining_s: float, queue_left_s: float) -> float | None:
         wait_s = max(0.0, self._stops[0].ready_s - time.monotonic())
-        return wait_s if wait_s < remaining_s else None
+        return wait_s if wait_s < remaining_s and wait_s <= max(0.0, queue_left_s) else None
 
 
 def _stops(

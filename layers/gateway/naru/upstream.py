@@ -14,6 +14,7 @@ import httpx
 from naru import canonical, dialects
 from naru.assembly import assembled
 from naru.catalog import Deployment
+from naru.dialects.error_bodies import reports_error
 from naru.errors import StoreUnavailableError
 from naru.failures import (
     AttemptFailedError,
@@ -23,6 +24,7 @@ from naru.failures import (
     refused_key,
     transport_failure,
 )
+from naru.faults import ProviderFault, judge
 from naru.halves import read_json
 from naru.provider_keys import ProviderKeys
 from naru.relay import ErrorChunkError, InvalidChunkError
@@ -78,9 +80,9 @@ class Upstream:
         if isinstance(payload, str) and _is_event_stream(_beginning(response.content)):
             return _assembled(deployment, response, choices=body.get("n") or 1)
         if canonical.is_error(payload):
-            raise fault_failure(deployment, dialect.error(200, response.headers, payload))
+            raise fault_failure(deployment, _fault(deployment, response, payload))
         if not _is_answer(payload):
-            raise protocol_failure(deployment, "its answer is not a chat completion")
+            raise _no_answer(deployment, response, payload, "its answer is not a chat completion")
         return dialect.answer(payload)
 
     async def stream(
@@ -129,10 +131,11 @@ class Upstream:
                 result="no_key",
                 error=refused_key(
                     deployment,
-                    reason="there is no key",
-                    advice=how_to_set(self._keys.secret_id, provider.secret),
+                    log={"reason": "there is no key", "advice": how_to_set(self._keys.secret_id, provider.secret)},
                 ),
                 again="elsewhere",
+                of_account=True,
+                was_called=False,
             )
         base_url = self._base_urls.get(deployment.provider, provider.base_url)
         return self._client.build_request(
@@ -157,20 +160,15 @@ class Upstream:
         self, deployment: Deployment, response: httpx.Response, payload: Any
     ) -> AttemptFailedError:
         """What an answer other than 200 means."""
-        fault = dialects.for_name(deployment.at.dialect).error(response.status_code, response.headers, payload)
-        if fault.kind == "key":
+        fault = _fault(deployment, response, payload)
+        failure = fault_failure(deployment, fault)
+        if fault.party == "account":
             refused = response.request.headers["authorization"].removeprefix("Bearer ")
-            renewed = await self._keys.is_renewed(deployment.at.secret, refused=refused)
-            return AttemptFailedError(
-                result=str(response.status_code),
-                error=refused_key(
-                    deployment,
-                    reason=f"the provider refused its key with {response.status_code}: {fault.message}",
-                    advice=how_to_set(self._keys.secret_id, deployment.at.secret),
-                ),
-                again="same" if renewed else "elsewhere",
-            )
-        return fault_failure(deployment, fault, status=response.status_code)
+            if await self._keys.is_renewed(deployment.at.secret, refused=refused):
+                failure.again = "same"
+            if fault.kind == "key":
+                failure.error.log["advice"] = how_to_set(self._keys.secret_id, deployment.at.secret)
+        return failure
 
 
 class EventStream:
@@ -191,6 +189,7 @@ class EventStream:
         attempt and not the answer: nothing has been said to the client yet.
         """
         before: list[Event] = []
+        payload: Any = None
         is_over = False
         while (data := await self._next_of_beginning()) is not None:
             before.append(Event(data))
@@ -205,7 +204,7 @@ class EventStream:
             # An error may still follow; only at the end it is an answer without a word.
             is_over = is_over or (isinstance(payload, dict) and _names_an_end(payload))
         if not is_over:
-            raise protocol_failure(self._deployment, "its stream ended before it began")
+            raise _no_answer(self._deployment, self._response, payload, "its stream ended before it began")
         self._ready[:0] = before
 
     @property
@@ -253,8 +252,7 @@ class EventStream:
 
     def _reported(self, payload: Any) -> AttemptFailedError:
         """An error that the provider reports inside its stream."""
-        dialect = dialects.for_name(self._deployment.at.dialect)
-        return fault_failure(self._deployment, dialect.error(httpx.codes.OK, {}, payload))
+        return fault_failure(self._deployment, _fault(self._deployment, self._response, payload))
 
     async def aclose(self) -> None:
         """Gives the connection back, or drops it where the answer has not been read to its end."""
@@ -275,15 +273,14 @@ async def _events_of(deployment: Deployment, response: httpx.Response) -> EventS
     if beginning.startswith((b"{", b"[")):
         payload = _json_of(head + b"".join([chunk async for chunk in chunks]))
         if canonical.is_error(payload) or (isinstance(payload, list) and payload):
-            dialect = dialects.for_name(deployment.at.dialect)
-            raise fault_failure(deployment, dialect.error(200, response.headers, payload))
+            raise fault_failure(deployment, _fault(deployment, response, payload))
         if not _is_answer(payload):
-            raise protocol_failure(deployment, "its answer is neither a stream nor a chat completion")
+            raise _no_answer(deployment, response, payload, "its answer is neither a stream nor a chat completion")
         chunks = _pieces(encode_event(compact_json(payload)) + DONE)
     elif content_type.startswith("text/event-stream") or (_is_event_stream(beginning) and "html" not in content_type):
         chunks = _pieces(head, chunks)
     else:
-        raise protocol_failure(deployment, f"its stream is {content_type or 'of no type'!r:.100}")
+        raise protocol_failure(deployment, "its stream is not an event stream")
     return EventStream(deployment, response, chunks)
 
 
@@ -303,7 +300,7 @@ def _assembled(deployment: Deployment, response: httpx.Response, *, choices: int
     try:
         return assembled(response.content, dialect, choices=choices)
     except ErrorChunkError as error:
-        raise fault_failure(deployment, dialect.error(200, response.headers, error.payload)) from error
+        raise fault_failure(deployment, _fault(deployment, response, error.payload)) from error
     except (InvalidChunkError, EventTooLargeError) as error:
         raise protocol_failure(deployment, "its answer is a stream, and not a whole one") from error
 
@@ -315,6 +312,19 @@ def _beginning(content: bytes) -> bytes:
 
 def _is_event_stream(beginning: bytes) -> bool:
     return beginning.startswith((b"data:", b"event:", b"id:", b"retry:", b":"))
+
+
+def _no_answer(deployment: Deployment, response: httpx.Response, payload: Any, what: str) -> AttemptFailedError:
+    """A 200 that is no answer: an error in a form of its own, if it says one that is known, or garbage."""
+    if reports_error(payload) and (fault := _fault(deployment, response, payload)).is_known:
+        return fault_failure(deployment, fault)
+    return protocol_failure(deployment, what)
+
+
+def _fault(deployment: Deployment, response: httpx.Response, payload: Any) -> ProviderFault:
+    """What an error means; where the call succeeded, it came inside the answer."""
+    error = dialects.for_name(deployment.at.dialect).error(response.status_code, response.headers, payload)
+    return judge(error, sent=response.request.content)
 
 
 def _says_something(chunk: dict[str, Any]) -> bool:

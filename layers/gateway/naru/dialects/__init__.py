@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from naru.catalog import Deployment
+    from naru.dialects.error_bodies import ProviderError
 
 DialectName = Literal["openai", "clovastudio"]
-
-FaultKind = Literal[
-    "parameter",
-    "context_length",
-    "content_filter",
-    "rate_limited",
-    "overloaded",
-    "server",
-    "timeout",
-    "key",
-    "not_found",
-    "quota",
-    "other",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderFault:
-    """What a provider's error means. Texts are cut, freed of control characters, and still not to be trusted."""
-
-    message: str
-    code: str | None
-    """The provider's own code."""
-    param: str | None
-    kind: FaultKind
-    retry_after_s: float | None = None
-    """When the provider says that it may be tried again."""
 
 
 class Dialect(Protocol):
@@ -53,8 +26,8 @@ class Dialect(Protocol):
         the bytes it came in can be passed on.
         """
 
-    def error(self, status: int, headers: Mapping[str, str], payload: Any) -> ProviderFault:
-        """What an error answer means; ``payload`` is parsed JSON, text, bytes or None. For an error inside a stream,
+    def error(self, status: int, headers: Mapping[str, str], payload: Any) -> ProviderError:
+        """What an error answer says; ``payload`` is parsed JSON, text, bytes or None. For an error inside a stream,
         ``status`` is the stream's own.
         """
 

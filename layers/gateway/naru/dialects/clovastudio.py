@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from naru import charges
-from naru.dialects import FaultKind, ProviderFault, openai
-from naru.dialects.openai import answer, unsupported
+from naru.dialects import openai
+from naru.dialects.openai import answer, error, unsupported
 
 if TYPE_CHECKING:
     from naru.catalog import Deployment
@@ -41,26 +41,6 @@ class Field:
     """For ``map`` and ``clamp``: the value to send, or ``_DROPPED``. May raise."""
 
 
-_KIND_OF_CODE: dict[str, FaultKind] = {
-    "40000": "parameter",
-    "40001": "parameter",
-    "40002": "parameter",
-    "40003": "context_length",
-    "40004": "parameter",  # empty text
-    "40005": "content_filter",
-    "40006": "content_filter",  # against NAVER's policy
-    "40009": "parameter",  # function not supported
-    "40080": "not_found",
-    "40082": "not_found",  # the model has been withdrawn
-    "40170": "key",  # no subscription
-    "42900": "rate_limited",
-    "42901": "rate_limited",
-    "42902": "overloaded",  # out of GPUs, within one's quota too
-    "50000": "server",
-    "50400": "timeout",
-}
-
-
 def request_body(body: Mapping[str, Any], *, deployment: Deployment, output_limit: int) -> dict[str, Any]:
     """See :class:`naru.dialects.Dialect`."""
     asked = {name: value for name, value in body.items() if name not in deployment.strip}
@@ -77,11 +57,6 @@ def request_body(body: Mapping[str, Any], *, deployment: Deployment, output_limi
     _reconcile_thinking(translated, deployment)
     openai.address(translated, body, deployment=deployment, output_limit=output_limit)
     return translated
-
-
-def error(status: int, headers: Mapping[str, str], payload: Any) -> ProviderFault:
-    """See :class:`naru.dialects.Dialect`. Both of NAVER's shapes, and its codes of five digits, are known."""
-    return openai.fault(status, headers, payload, _KIND_OF_CODE)
 
 
 def _decide(name: str, value: Any, field: Field, asked: Mapping[str, Any], deployment: Deployment) -> Any:

@@ -2,87 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from naru import canonical, charges
-from naru.dialects import FaultKind, ProviderFault
+from naru.dialects import error_bodies
+from naru.dialects.error_bodies import ProviderError
 from naru.errors import InvalidRequestError
-from naru.retry import retry_after_s
 
 if TYPE_CHECKING:
     from naru.catalog import Capability, Deployment
 
 LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 
-_MESSAGE_CHARS = 500
 _EXTRAS = frozenset({"latency_ms", "cost_usd", "cost"})  # other people's accounting, in the answer or its usage
-_NOT_PRINTABLE = re.compile(
-    r"[\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]+"
-)
-
-# Codes and types in lower case: OpenAI's, Azure's, Anthropic's and Google's, since gateways pass them through.
-_KIND_OF_CODE: dict[str, FaultKind] = {
-    "context_length_exceeded": "context_length",
-    "content_filter": "content_filter",
-    "content_policy_violation": "content_filter",
-    "invalid_prompt": "content_filter",
-    "moderation_blocked": "content_filter",
-    "responsibleaipolicyviolation": "content_filter",
-    "insufficient_quota": "quota",
-    "billing_hard_limit_reached": "quota",
-    "billing_not_active": "quota",
-    "billing_error": "quota",
-    "invalid_api_key": "key",
-    "account_deactivated": "key",
-    "authentication_error": "key",
-    "permission_error": "key",
-    "permission_denied": "key",
-    "unauthenticated": "key",
-    "model_not_found": "not_found",
-    "deploymentnotfound": "not_found",
-    "not_found_error": "not_found",
-    "not_found": "not_found",
-    "rate_limit_exceeded": "rate_limited",
-    "rate_limit_error": "rate_limited",
-    "resource_exhausted": "rate_limited",
-    "requests": "rate_limited",
-    "tokens": "rate_limited",
-    "overloaded_error": "overloaded",
-    "engine_overloaded": "overloaded",
-    "server_overloaded": "overloaded",
-    "service_unavailable": "overloaded",
-    "slow_down": "overloaded",
-    "unavailable": "overloaded",
-    "timeout": "timeout",
-    "timeout_error": "timeout",
-    "deadline_exceeded": "timeout",
-    "server_error": "server",
-    "internal_error": "server",
-    "api_error": "server",
-    "internal": "server",
-    "invalid_argument": "parameter",
-}
-_KIND_OF_STATUS: dict[int, FaultKind] = {
-    400: "parameter",
-    401: "key",
-    402: "quota",
-    403: "key",
-    404: "not_found",
-    405: "not_found",
-    408: "timeout",
-    413: "parameter",
-    415: "parameter",
-    422: "parameter",
-    429: "rate_limited",
-    503: "overloaded",
-    504: "timeout",
-    522: "timeout",
-    524: "timeout",
-    529: "overloaded",
-}
 
 
 # ── Requests ────────────────────────────────────────────────────────────────────────────────────────────
@@ -217,55 +150,6 @@ def answer(payload: dict[str, Any]) -> dict[str, Any]:
 # ── Errors ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def error(status: int, headers: Mapping[str, str], payload: Any) -> ProviderFault:
+def error(status: int, headers: Mapping[str, str], payload: Any) -> ProviderError:
     """See :class:`naru.dialects.Dialect`."""
-    return fault(status, headers, payload, {})
-
-
-def fault(status: int, headers: Mapping[str, str], payload: Any, kinds: Mapping[str, FaultKind]) -> ProviderFault:
-    """What an error answer means, where ``kinds`` are a dialect's own codes."""
-    if isinstance(payload, list) and payload:
-        payload = payload[0]  # Google wraps its error into a list
-    message, code, param, labels = _read(payload)
-    known = {**_KIND_OF_CODE, **kinds}
-    kind = next((known[label] for label in labels if label in known), None)
-    if kind is None:
-        kind = _kind_of_status(status if status >= 400 else _status_in(labels))
-    return ProviderFault(
-        message=clean(message) or f"The provider answered with status {status} and no message.",
-        code=clean(code, 64) or None,
-        param=clean(param, 200) or None,
-        kind=kind,
-        retry_after_s=retry_after_s(headers, now=datetime.now(UTC), rate_limited=kind == "rate_limited"),
-    )
-
-
-def clean(text: Any, limit: int = _MESSAGE_CHARS) -> str:
-    """Foreign text made fit to pass on: one line, printable, not longer than ``limit``; a web page says nothing."""
-    if isinstance(text, bool) or not isinstance(text, (str, int)):
-        return ""
-    line = _NOT_PRINTABLE.sub(" ", str(text)[: 8 * limit]).strip()
-    if line.startswith("<"):
-        return ""
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def _read(payload: Any) -> tuple[Any, Any, Any, list[str]]:
-    """Message, code, param, and everything by which the kind may be known, the most telling first."""
-    if isinstance(payload, (bytes, bytearray)):
-        payload = bytes(payload[: 16 * _MESSAGE_CHARS]).decode("utf-8", "replace")
-    if not isinstance(payload, dict):
-        return payload, None, None, []
-    inner = next((payload[key] for key in ("error", "status") if isinstance(payload.get(key), dict)), payload)
-    message = inner.get("message") or next((payload[k] for k in ("error", "message", "detail") if payload.get(k)), None)
-    labels = [clean(inner.get(key), 64).lower() for key in ("code", "status", "type")]
-    return message, inner.get("code"), inner.get("param"), [label for label in labels if label]
-
-
-def _kind_of_status(status: int) -> FaultKind:
-    return _KIND_OF_STATUS.get(status) or ("server" if 500 <= status <= 599 else "other")
-
-
-def _status_in(labels: list[str]) -> int:
-    # An error inside a stream that began with 200: its code may be an HTTP status, or NAVER's, which begins with one.
-    return next((int(label[:3]) for label in labels if re.fullmatch(r"[45]\d\d(\d\d)?", label)), 0)
+    return error_bodies.read(status, headers, payload)
