@@ -6,6 +6,10 @@ client of boto3 can stand in wherever one of these is used: see :func:`call`.
 
 As in boto3's "standard" retries, connection failures, timeouts, throttling and 5xx are tried again, three attempts in
 all, with full jitter. A clock that is wrong is corrected by the service's own.
+
+A kept connection may have been closed by the service, or forgotten by the network, without our having heard of it. One that
+breaks before the first byte of an answer is replaced at once, at no attempt's cost, and all that are idle with it. So a
+write may be made twice, as by any retry: callers make theirs conditional, and a transaction carries a token.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ import inspect
 import json
 import os
 import random
+import select
 import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -48,6 +53,8 @@ _SKEW_CODES = frozenset(
 )
 _MAX_SKEW_S = 4.0
 _MAX_BACKOFF_S = 20.0
+_MAX_IDLE_S = 30.0
+"""Load balancers and NATs forget connections after a minute and more, and some tell nobody."""
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
@@ -159,7 +166,7 @@ class JsonService:
         for attempt in range(1, self._attempts + 1):
             try:
                 status, headers, content = await self._send(operation, body)
-            except (OSError, TimeoutError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            except (OSError, EOFError, ValueError, LookupError, asyncio.LimitOverrunError) as error:
                 if attempt == self._attempts:
                     self._unreachable(error)
             else:
@@ -185,24 +192,42 @@ class JsonService:
         head = self._signed_head(operation, body, time.time() + self._skew_s)
         connection = await self._connection()
         try:
+            return await self._exchange(connection, head + body)
+        except (OSError, EOFError) as error:
+            if isinstance(error, TimeoutError) or not connection.is_reused or connection.is_answering:
+                raise
+        return await self._exchange(await self._connect(), head + body)
+
+    async def _exchange(self, connection: _Connection, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        try:
             async with asyncio.timeout(self._read_timeout_s):
-                answer = await connection.exchange(head + body)
+                answer = await connection.exchange(request)
+        except Exception:
+            connection.close()
+            if connection.is_reused:
+                self.close()  # the others have been idle for longer
+            raise
         except BaseException:
             connection.close()
             raise
-        if answer[1].get("connection", "").lower() == "close":
-            connection.close()
-        else:
+        if connection.keep():
             self._idle.append(connection)
+        else:
+            connection.close()
         return answer
 
     async def _connection(self) -> _Connection:
+        while self._idle and self._idle[0].is_stale:
+            self._idle.pop(0).close()
         while self._idle:
-            # The one used last: the others may be closed by the service without our having read it yet.
+            # The one used last: the others are more likely to have been closed.
             connection = self._idle.pop()
             if connection.is_usable:
                 return connection
             connection.close()
+        return await self._connect()
+
+    async def _connect(self) -> _Connection:
         if self._is_tls and self._tls_context is None:
             self._tls_context = self._tls()
         async with asyncio.timeout(self._connect_timeout_s):
@@ -309,17 +334,68 @@ class _Connection:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._used_s = (0.0, 0.0)
+        self._may_stay = False
+        self.is_reused = False
+        """Whether the exchange is not its first one."""
+        self.is_answering = False
+        """Whether a byte of the exchange's answer has come."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it has been idle for too long, by either clock: the monotonic one may stand still while Lambda freezes
+        the process.
+        """
+        wall_s, steady_s = self._used_s
+        return max(time.time() - wall_s, time.monotonic() - steady_s) > _MAX_IDLE_S
 
     @property
     def is_usable(self) -> bool:
-        return not (self._reader.at_eof() or self._writer.is_closing())
+        """Whether the service has, as far as anybody can know, not closed it."""
+        if self.is_stale or self._reader.at_eof() or self._writer.is_closing():
+            return False
+        # While the loop stood still it has read nothing. Whatever there is to read from an idle connection is its end.
+        waiting = select.poll()
+        waiting.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
+        return not waiting.poll(0)
+
+    def keep(self) -> bool:
+        """Ends an exchange; False if the connection is not good for another one."""
+        self._used_s = (time.time(), time.monotonic())
+        self.is_reused, self.is_answering = True, False
+        return self._may_stay
 
     async def exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers with lower-case names, body. Raises EOFError (IncompleteReadError), OSError, ValueError."""
+        """Status, headers with lower-case names, body.
+
+        Raises EOFError (IncompleteReadError), OSError, ValueError, LookupError and LimitOverrunError.
+        """
         self._writer.write(request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        first = await self._reader.readexactly(1)
+        self.is_answering = True
+        head = (first + await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
-        return int(head[0].split(" ", 2)[1]), headers, await self._reader.readexactly(int(headers["content-length"]))
+        version, status = head[0].split(" ", 2)[:2]
+        self._may_stay = version == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
+        return int(status), headers, await self._body(headers)
+
+    async def _body(self, headers: Mapping[str, str]) -> bytes:
+        if "chunked" in headers.get("transfer-encoding", "").lower():
+            return b"".join([chunk async for chunk in self._chunks()])
+        if "content-length" in headers:
+            return await self._reader.readexactly(int(headers["content-length"]))
+        self._may_stay = False
+        return await self._reader.read()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while size := int((await self._line()).partition(b";")[0], 16):
+            yield await self._reader.readexactly(size)
+            await self._line()
+        while await self._line():
+            pass  # trailers
+
+    async def _line(self) -> bytes:
+        return (await self._reader.readuntil(b"\r\n"))[:-2]
 
     def close(self) -> None:
         self._writer.close()

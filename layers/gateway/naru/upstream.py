@@ -31,6 +31,11 @@ from naru.relay import ErrorChunkError, InvalidChunkError
 from naru.sse import DONE, Decoder, Event, EventTooLargeError, encode_event
 from naru.wire import compact_json, is_noise
 
+_MAX_IDLE_S = 20.0
+"""Less than load balancers and servers usually keep an idle connection (60 s and more), so that they do not close it just
+when it is used again: whether a call that ends so was billed, nobody can know.
+"""
+
 
 @cache
 def tls_context() -> ssl.SSLContext:
@@ -41,7 +46,7 @@ def tls_context() -> ssl.SSLContext:
 def new_http_client(*, max_connections: int = 100) -> httpx.AsyncClient:
     """A client for all providers. One per execution environment, so that connections are reused."""
     return httpx.AsyncClient(
-        limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=60.0),
+        limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=_MAX_IDLE_S),
         follow_redirects=False,  # a redirect would carry the provider's key to somewhere the catalog does not name
         trust_env=True,
         verify=tls_context(),
