@@ -69,8 +69,8 @@ class World:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.db = DynamoDB(MeterTable=("meter",), LedgerTable=("day_shard", "request_id"))
-        self.client: Any = self.db
+        self.db: Any = DynamoDB(MeterTable=("meter",), LedgerTable=("day_shard", "request_id"))
+        self.client = self.db
         fields: dict[str, Any] = dict(scenario.users)
         _, self.secret = put_key(self.client, limits=scenario.limits, shards=scenario.shards, **fields)
         if scenario.organisation_shards > 1:
