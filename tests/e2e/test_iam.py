@@ -133,12 +133,12 @@ def test_what_the_sweeper_does_its_role_allows(stack: RunningStack, tmp_path: Pa
 
     ids = asyncio.run(die())
     first = asyncio.run(run_sweeper(stack, tmp_path))
-    assert first == {"settled": 0, "unknown": 2, "released": 1}
+    assert first == {"settled": 0, "unknown": 2, "released": 1, "failed": 0}
     rows = [asyncio.run(ledger.get(request_id)) for request_id in ids]
     assert [row and row.outcome for row in rows] == [None, "unknown", "unknown"]
     seen = meter(dynamodb, f"key#{key_id}", stack.meter_table)
     assert (seen.leases(), sum(m["spent_pico_usd"] for m in seen.item["months"].values())) == ([], USD // 50)
-    assert asyncio.run(run_sweeper(stack, tmp_path)) == {"settled": 0, "unknown": 0, "released": 0}
+    assert asyncio.run(run_sweeper(stack, tmp_path)) == {"settled": 0, "unknown": 0, "released": 0, "failed": 0}
 
 
 FORBIDDEN = {
