@@ -23,7 +23,7 @@ NaruError                          what a client is told: HTTP status, OpenAI ty
 │   ├── UpstreamUnavailableError     503  could not be reached, or answered 5xx
 │   └── UpstreamProtocolError        502  answered something that is not an answer
 ├── ProviderRejectedError     4xx  the provider's own verdict on the request, passed on
-└── StoreUnavailableError     503  DynamoDB or Secrets Manager cannot be reached
+└── StoreUnavailableError     503  DynamoDB or Secrets Manager cannot be reached, or was reached too late
 
 CatalogError                       the operator's file is wrong; the message names the key in it
 SettingsError                      an environment variable is missing or wrong; the message names it
