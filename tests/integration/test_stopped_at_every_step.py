@@ -22,7 +22,7 @@ from naru import request_ids
 from naru.errors import NaruError, StoreUnavailableError
 from naru.request_ids import MAX_AGE_MS
 from naru.sweeper import LEASE_LIFE_MS
-from tests.integration.test_crash_at_every_step import SCENARIOS, Life, World
+from tests.integration.test_crash_at_every_step import SCENARIOS, Life, MortalUpstream, World
 
 Clock = Literal["both", "wall", "steady", "set back"]
 
@@ -148,6 +148,25 @@ def test_a_retry_upstream_is_not_made_by_a_request_that_is_too_old(
         assert isinstance(error, StoreUnavailableError)
         assert world.provider.stats()["requests"] - asked == 1
         world.assert_invariants(f"stood still before call {at}, {whole.calls[at]}")
+
+
+def test_a_call_of_a_request_that_was_held_up_ends_before_the_sweeper_comes(
+    simulated: ThreadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the worst case would be charged for an answer whose cost is known."""
+    world = World(SCENARIOS["one of many"], simulated)
+    clocks = Clocks(monkeypatch)
+    deadlines: list[float] = []
+    original = MortalUpstream.answer
+
+    async def answer(self: MortalUpstream, *args: Any, **more: Any) -> dict[str, Any]:
+        deadlines.append(more["deadline_s"])
+        return await original(self, *args, **more)
+
+    monkeypatch.setattr(MortalUpstream, "answer", answer)
+    assert outcome_of(world, PausedLife(1, lambda: clocks.pass_by(MAX_AGE_MS / 1000 - 9, "both"))) is None
+    assert 0 < deadlines[0] < 9
+    assert [row.outcome for row in world.rows()] == ["completed"] * 2
 
 
 class CancelledLife(Life):

@@ -45,7 +45,12 @@ class Age:
         self._wall_s, self._steady_s = time.time(), time.monotonic()
 
     @property
-    def is_over(self) -> bool:
-        """Whether it is so old that the sweeper may take it for dead before it has been answered."""
+    def left_s(self) -> float:
+        """Until it is so old that the sweeper may soon take it for dead."""
         passed_s = max(time.time() - self._wall_s, time.monotonic() - self._steady_s)
-        return self._age_ms + passed_s * 1000 > MAX_AGE_MS
+        return (MAX_AGE_MS - self._age_ms) / 1000 - passed_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it must call nobody any more."""
+        return self.left_s < 0
