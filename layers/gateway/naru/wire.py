@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
+from naru.end_users import kept_name
 from naru.errors import InvalidRequestError
 from naru.pricing import Usage
 
@@ -39,7 +40,7 @@ _PARAM_CHARS = 200
 _MOST_TOKENS = 10**9
 # One line and no tricks: it is shown to people in logs, reports and terminals. No control characters, no line or
 # paragraph separators, nothing that turns the direction of writing.
-_END_USER = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+_END_USER = "^(?:\\s*|[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*)$"
 _EndUser = Annotated[str, Field(max_length=512, pattern=_END_USER)]
 
 
@@ -167,8 +168,8 @@ class ChatRequest(_Open):
 
     @property
     def end_user(self) -> str | None:
-        """Whom the caller names as its own user."""
-        return self.safety_identifier or self.user
+        """Whom the caller names as its own user, see :mod:`naru.end_users`."""
+        return kept_name(self.safety_identifier) or kept_name(self.user)
 
     @property
     def wants_usage_chunk(self) -> bool:
