@@ -9,6 +9,7 @@ import pytest
 
 from naru.batches_api import Batches
 from naru.errors import InvalidRequestError
+from naru.files_api import Files
 
 BATCH: dict[str, Any] = {
     "input_file_id": "file-0123456789abcdefghjkmnpq",
@@ -53,7 +54,7 @@ INLINE: dict[str, Any] = {"requests": [{"prompt": "안녕"}]}
 )  # fmt: skip
 def test_a_batch_that_says_something_else_is_refused(body: dict[str, Any], param: str, code: str | None) -> None:
     nothing: Any = None  # no store is asked
-    batches = Batches(store=nothing, progress=nothing, files=nothing, reader=nothing, queue=nothing, window_s=1)
+    batches = Batches(store=nothing, progress=nothing, files=Files(nothing), reader=nothing, queue=nothing, window_s=1)
     with pytest.raises(InvalidRequestError) as refused:
         batches.create("key_0123456789ab", json.dumps(body), models=["m"])
     assert (refused.value.param, refused.value.code) == (param, code)
