@@ -242,12 +242,12 @@ def json_text(body: str | bytes | None) -> str:
     Raises :class:`~naru.errors.InvalidRequestError` for what is not UTF-8, in which JSON is sent (RFC 8259, 8.1).
     """
     if isinstance(body, bytes):
-        if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in body[:4]:
-            raise _not_utf8("It looks like UTF-16 or UTF-32.")
         if body.startswith(_GZIP):
             raise InvalidRequestError(
                 "The request body is compressed with gzip, and no header says so. Send 'Content-Encoding: gzip'."
             )
+        if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in body[:4]:
+            raise _not_utf8("It looks like UTF-16 or UTF-32.")
         try:
             body = body.decode()
         except UnicodeDecodeError as error:
