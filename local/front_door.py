@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class _Builtin:
 _BUILTIN = {
     "MISSING_AUTHENTICATION_TOKEN": _Builtin(403, "Missing Authentication Token"),
     "REQUEST_TOO_LARGE": _Builtin(413, "Request Too Long"),
+    "UNSUPPORTED_MEDIA_TYPE": _Builtin(415, "Unsupported Media Type"),
     "THROTTLED": _Builtin(429, "Too Many Requests"),
     "INTEGRATION_FAILURE": _Builtin(502, "Internal server error"),
     "INTEGRATION_TIMEOUT": _Builtin(504, "Endpoint request timed out"),
@@ -145,8 +147,11 @@ class _Exchange:
         route, parameters = self._door.router.match(self._request.method, self._request.path.removeprefix(prefix))
         try:
             content = await self._request.body(limit_bytes=MAX_PAYLOAD_BYTES)
+            content = _decompressed(content, self._request.header("content-encoding") or "")
         except BodyTooLarge:
             raise GatewayError("REQUEST_TOO_LARGE") from None
+        except zlib.error:
+            raise GatewayError("UNSUPPORTED_MEDIA_TYPE") from None
         trace_id = self._request.header("x-amzn-trace-id") or f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)}"
         event = proxy_event.event(
             self._request,
@@ -204,6 +209,25 @@ class _Exchange:
 
     def _marked(self, head: proxy_event.Head) -> list[tuple[str, str]]:
         return [*head.headers, ("x-amzn-RequestId", self._request_id)]
+
+
+def _decompressed(content: bytes, coding: str) -> bytes:
+    """What API Gateway makes of a body that says it is compressed (AWS: "Call an API method with a compressed payload").
+
+    Raises BodyTooLarge, and zlib.error for a coding that it does not know and a body that is not in it.
+    """
+    coding = coding.strip().lower()
+    if coding in {"", "identity"}:
+        return content
+    if coding not in {"gzip", "deflate"}:
+        raise zlib.error(coding)
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    decompressed = stream.decompress(content, MAX_PAYLOAD_BYTES + 1)
+    if len(decompressed) > MAX_PAYLOAD_BYTES:
+        raise BodyTooLarge(len(decompressed))
+    if not stream.eof:
+        raise zlib.error("it ends too early")
+    return decompressed
 
 
 async def _with_silence_limit(invocation: Invocation) -> AsyncIterator[bytes]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import textwrap
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -542,5 +544,32 @@ def test_connections_are_kept_and_requests_may_overlap(tmp_path: Path) -> None:
             async with asyncio.TaskGroup() as group:
                 for number in range(40):
                     group.create_task(ask(number))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("coding", "content", "status"),
+    [
+        ("gzip", gzip.compress(b"abc"), 200),
+        ("GZIP", gzip.compress(b"abc"), 200),
+        ("deflate", zlib.compress(b"abc"), 200),
+        ("identity", b"abc", 200),
+        ("br", b"abc", 415),
+        ("gzip", b"abc", 415),
+        ("gzip", gzip.compress(b"abc")[:-4], 415),
+        ("gzip", gzip.compress(bytes(11 * 2**20)), 413),
+    ],
+)
+def test_a_compressed_body_is_decompressed_before_a_function_sees_it(
+    tmp_path: Path, coding: str, content: bytes, status: int
+) -> None:
+    async def scenario() -> None:
+        async with door_to(tmp_path, ECHO) as (_, client):
+            answer = await client.post("/do", content=content, headers={"Content-Encoding": coding})
+            assert answer.status_code == status
+            if status == 200:
+                assert answer.json()["body"] == "abc"
+                assert answer.json()["isBase64Encoded"] is False
 
     run(scenario)

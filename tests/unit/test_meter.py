@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from naru.errors import (
 )
 from naru.keys import new_key_id, new_secret
 from naru.meter import Admission, Meters
-from naru.meter_state import UNLIMITED, Limits, Meter
+from naru.meter_state import UNLIMITED, Lease, Limits, Meter, new_item
 from naru.request_ids import arrived_at_ms, new_request_id
 from tests.dynamodb_model import model_of
 from tests.meters import USD, meter, put_key
@@ -469,6 +470,30 @@ def test_a_users_meter_follows_the_limits_that_its_key_sets(dynamodb: Any, new_g
     gate.settle(gate.admit(end_user="phone-1"), cost=0)
     with pytest.raises(RateLimitedError, match="limited to 2 requests per minute"):
         gate.admit(end_user="phone-1")
+
+
+@pytest.mark.parametrize("spelling", ["Phone-1", "PHONE-1", "\uff50hone-1"])
+def test_a_user_has_the_same_limits_under_every_spelling(new_gate: NewGate, spelling: str) -> None:
+    _, gate = new_gate(user_rpm=1)
+    gate.admit(end_user="phone-1")
+    with pytest.raises(RateLimitedError, match="This end user is limited to 1 requests per minute"):
+        gate.admit(end_user=spelling)
+
+
+@pytest.mark.parametrize("name", ["phone-1", "Phone-1", "김철수", "kJ3dX9"])
+def test_what_a_user_spent_before_names_were_folded_is_spent(dynamodb: Any, new_gate: NewGate, name: str) -> None:
+    """An earlier release named the meter after the name as it was sent."""
+    key, gate = new_gate(user_budget_pico_usd=2 * USD)
+    former = f"user#{key.removeprefix('key#')}#{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    months = {"2026-11": {"available_pico_usd": 0, "spent_pico_usd": USD}}
+    lease = Lease("req_0", USD, 10, 0, "2026-11", "m").values()
+    item = new_item(former, Limits(budget_pico_usd=2 * USD), key_id=key.removeprefix("key#"), expires_s=2 * 10**9)
+    dynamodb.put_item(TableName="MeterTable", Item=to_item(item | {"months": months, "in_flight": {"req_0": lease}}))
+    fresh = Gate(dynamodb, gate.secret)
+    if name not in {"phone-1", "김철수"}:
+        fresh.admit(end_user=name)  # what was leased is not spent
+    with pytest.raises(QuotaExceededError, match=r"This end user has used its monthly budget of 2\.00 USD"):
+        fresh.admit(end_user=name)
 
 
 def test_what_a_user_is_called_is_not_kept(dynamodb: Any, new_gate: NewGate) -> None:

@@ -37,8 +37,17 @@ def test_the_name_of_a_file_may_be_korean() -> None:
     assert parse_form(*sent(files={"file": ("질문.jsonl", b"")}))["file"].filename == "질문.jsonl"
 
 
-def test_of_a_name_that_comes_twice_the_last_counts() -> None:
-    assert parse_form(*sent(data={"a": ["1", "2"]}, files={"f": b""}))["a"].text() == "2"
+@pytest.mark.parametrize("fields", [{"data": {"a": ["1", "2"]}}, {"data": {"a": "1"}, "files": {"a": b"2"}}])
+def test_a_name_that_comes_twice_is_refused(fields: dict[str, Any]) -> None:
+    """Which of the two would count is anybody's guess."""
+    with pytest.raises(InvalidRequestError, match="'a' is there twice") as error:
+        parse_form(*sent(**({"files": {"f": b""}} | fields)))
+    assert error.value.param == "a"
+
+
+def test_a_field_without_a_name_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="no name"):
+        parse_form(*sent(files={"": b"x"}))
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import unicodedata
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from naru import tokens
 from naru.catalog import Tokenizer
-from naru.tokens import CompletionCounter, estimate, estimate_prompt, upper_bound_completion, upper_bound_prompt
+from naru.tokens import (
+    CompletionCounter,
+    Prompt,
+    _normalized_bytes,
+    estimate,
+    estimate_prompt,
+    upper_bound_completion,
+    upper_bound_prompt,
+)
 
 FAMILIES: list[Tokenizer] = list(get_args(Tokenizer))
 
@@ -58,6 +68,90 @@ def texts_of(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [text for key, inner in value.items() for text in [key, *texts_of(inner)]]
     return [text for inner in value for text in texts_of(inner)] if isinstance(value, list) else []
+
+
+FORMS: list[Literal["NFC", "NFKC"]] = ["NFC", "NFKC"]
+HAZARDS = st.text(
+    st.sampled_from("aeAZ 가각힣ㄱㅏㅋ\u1100\u1161\u11a8\u11ab漢字ぁがパｶﾞ①ﬁﷺ㍿ǟếẶåÅΩK\u0301\u0316\u0323\u0327\u0338\u0345\u05b0\u3099\u309a\u0344\u09be\u0b57\u0cc2\ud800😀")
+    | st.characters(codec="utf-16", categories=["M", "L", "S", "Z"]),
+    max_size=40,
+)  # fmt: skip
+
+
+def utf8(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def test_no_character_has_more_bytes_than_what_it_decomposes_into() -> None:
+    """The step of the proof that Unicode does not promise: composing, which may put any of them together, adds nothing."""
+    for composed, decomposed in (("NFC", "NFD"), ("NFKC", "NFKD")):
+        for code in range(sys.maxunicode + 1):
+            char = chr(code)
+            if unicodedata.normalize(composed, char) == char:  # type: ignore[arg-type]
+                assert utf8(char) <= utf8(unicodedata.normalize(decomposed, char)), hex(code)  # type: ignore[arg-type]
+
+
+def test_the_bound_covers_every_character_in_both_composed_forms() -> None:
+    for code in range(sys.maxunicode + 1):
+        char = chr(code)
+        most = max(utf8(char), *(utf8(unicodedata.normalize(form, char)) for form in FORMS))
+        assert most <= max(utf8(char), _normalized_bytes(char)) <= 11 * utf8(char), hex(code)
+
+
+@given(HAZARDS)
+@settings(max_examples=500)
+def test_the_bound_covers_every_text_in_both_composed_forms(text: str) -> None:
+    """Whatever stands beside a character: marks that leave it, letters that join it."""
+    for form in FORMS:
+        assert _normalized_bytes(text) >= utf8(unicodedata.normalize(form, text))
+    for tokenizer in ("claude", "gemini", "unknown"):
+        bound = upper_bound_prompt(chat(text, tools=[text]), tokenizer) - upper_bound_prompt(
+            chat("", tools=[""]), tokenizer
+        )
+        assert bound >= 2 * max(utf8(text), *(utf8(unicodedata.normalize(form, text)) for form in FORMS))
+
+
+@pytest.mark.parametrize("text", ["가나다라마바사아자차카타파하 " * 100, "漢字" * 100, "The quick brown fox " * 100])
+def test_the_bound_of_usual_text_is_its_bytes(text: str) -> None:
+    assert _normalized_bytes(text) == utf8(text)
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0345\u0301", "\u05b0\u0334", "\u3099\u0316"])
+def test_no_run_of_marks_is_ever_sorted(monkeypatch: pytest.MonkeyPatch, marks: str) -> None:
+    """Sorting takes the square of how many there are, and a client decides that."""
+    longest = 0
+    normalize = unicodedata.normalize
+
+    def watched(form: Any, text: str) -> str:
+        nonlocal longest
+        run = 0
+        for char in text:
+            run = run + 1 if unicodedata.combining(char) else 0
+            longest = max(longest, run)
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", watched)
+    monkeypatch.setattr(unicodedata, "is_normalized", lambda form, text: watched(form, text) == text)
+    body = chat("a" + marks * 5_000, tools=[marks * 5_000], x={marks * 5_000: marks * 5_000})
+    for tokenizer in FAMILIES:
+        assert upper_bound_prompt(body, tokenizer) >= estimate_prompt(body, tokenizer)
+    assert longest == 1
+
+
+def test_a_request_is_walked_through_once_however_many_models_may_serve_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = 0
+
+    def walk(body: Any, _walk: Any = tokens._walk) -> Any:
+        nonlocal walks
+        walks += 1
+        return _walk(body)
+
+    monkeypatch.setattr(tokens, "_walk", walk)
+    prompt = Prompt(chat("안녕", tools=[{}]))
+    for tokenizer in FAMILIES:
+        assert prompt.upper_bound(tokenizer) == prompt.upper_bound(tokenizer)
+        assert prompt.estimate(tokenizer) == prompt.estimate(tokenizer)
+    assert walks == 1
 
 
 @pytest.mark.parametrize("tokenizer", FAMILIES)

@@ -16,7 +16,7 @@ from naru.batch_results import usage_object
 from naru.batch_store import Batch, BatchStore
 from naru.errors import ConflictError, InvalidRequestError, NotFoundError, StoreUnavailableError
 from naru.file_store import File
-from naru.files_api import MAX_ANSWER_BYTES, Files, life_s_of, list_object, parse_page
+from naru.files_api import MAX_ANSWER_BYTES, Files, life_s_of, list_object, parse_page, refuse_unknown
 from naru.objects import MissingObjectError
 from naru.stored import is_id, new_batch_id
 from naru.wire import compact_json, parse_json_object
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 MAX_INLINE = 500
 
 _WINDOW = "24h"
-_FIELDS = frozenset(
-    {"input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "requests", "check_budget"}
-)
-_INLINE_FIELDS = frozenset({"custom_id", "prompt", "messages", "system", "temperature", "max_tokens", "model"})
+_FIELDS = (
+    "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "requests", "check_budget",
+)  # fmt: skip
+_INLINE_FIELDS = ("custom_id", "prompt", "messages", "system", "temperature", "max_tokens", "model")
 _TIMES = (
     "in_progress_at",
     "expires_at",
@@ -71,12 +71,7 @@ class Batches:
         first for requests that name none.
         """
         asked = parse_json_object(body)
-        if unknown := sorted(set(asked) - _FIELDS):
-            raise InvalidRequestError(
-                f"Unknown parameter: '{unknown[0][:64]}'. There are: {', '.join(sorted(_FIELDS))}.",
-                param=unknown[0][:64],
-                code="unknown_parameter",
-            )
+        refuse_unknown(asked, _FIELDS)
         values: dict[str, Any] = {}
         if asked.get("metadata") is not None:
             values["metadata"] = _metadata(asked["metadata"])
@@ -283,8 +278,7 @@ def _inline(requests: Any, models: Sequence[str]) -> list[tuple[str, dict[str, A
 def _inline_request(request: Any, index: int, models: Sequence[str]) -> tuple[str, dict[str, Any]]:
     if not isinstance(request, dict):
         raise InvalidRequestError(f"Invalid value for 'requests[{index}]': it must be an object.", param="requests")
-    if unknown := sorted(set(request) - _INLINE_FIELDS):
-        raise _inline_error(index, unknown[0][:64], f"unknown; there are {', '.join(sorted(_INLINE_FIELDS))}")
+    refuse_unknown(request, _INLINE_FIELDS, within=f"requests[{index}]")
     custom_id = request.get("custom_id", f"request-{index}")
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= 512:
         raise _inline_error(index, "custom_id", "a string of 1 to 512 characters")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,8 @@ MAX_ANSWER_BYTES = 3_000_000
 """Lambda's answer is JSON, in which a quote takes two bytes; beyond this the client is sent to S3."""
 
 _PURPOSE = "batch"
+_FORM_FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
+_UPLOAD_FIELDS = ("bytes", "filename", "purpose", "mime_type", "expires_after")
 _MIN_LIFE_S, _MAX_LIFE_S = 3600, 2_592_000
 _MAX_NAME = 255
 
@@ -42,10 +44,23 @@ class Files:
         if isinstance(body, str):
             body = body.encode()
         form = parse_form(body or b"", content_type)
-        if "file" not in form:
-            raise _missing("file")
-        if "purpose" not in form:
-            raise _missing("purpose")
+        refuse_unknown(form, _FORM_FIELDS)
+        for name in ("file", "purpose"):
+            if name not in form:
+                raise _missing(name)
+        for name, part in form.items():
+            if name == "file" and not part.filename:
+                raise InvalidRequestError(
+                    "Invalid type for 'file': expected a file with a filename, as 'curl -F file=@batch.jsonl' sends it.",
+                    param="file",
+                    code="invalid_type",
+                )
+            if name != "file" and part.filename is not None:
+                raise InvalidRequestError(
+                    f"Invalid type for '{name}': expected a value, but got a file instead.",
+                    param=name,
+                    code="invalid_type",
+                )
         content = form["file"].content
         if len(content) > MAX_FORM_BYTES:
             raise too_large()
@@ -59,9 +74,7 @@ class Files:
                 "seconds": int(text) if re.fullmatch(r"[0-9]{1,10}", text) else text,
             }
             life_s = life_s_of(given, "expires_after")
-        file = _new_file(
-            key_id, form["file"].filename or "file.jsonl", form["purpose"].text(), len(content), life_s=life_s
-        )
+        file = _new_file(key_id, form["file"].filename or "", form["purpose"].text(), len(content), life_s=life_s)
         return self._keep(file, content)
 
     def create_inline(self, key_id: str, content: bytes) -> File:
@@ -114,13 +127,22 @@ class Files:
     def begin_upload(self, key_id: str, body: str | bytes | None) -> dict[str, Any]:
         """A place in S3 for a file, and how to put it there. A key has so many at once."""
         asked = parse_json_object(body)
-        size_bytes, filename = asked.get("bytes"), asked.get("filename")
+        refuse_unknown(asked, _UPLOAD_FIELDS)
+        for name in ("bytes", "filename", "purpose"):
+            if asked.get(name) is None:
+                raise _missing(name)
+        size_bytes, filename = asked["bytes"], asked["filename"]
         if type(size_bytes) is not int or not 1 <= size_bytes <= MAX_FILE_BYTES:
             raise InvalidRequestError(
-                f"Invalid value for 'bytes': the size of the file, 1 to {MAX_FILE_BYTES}.", param="bytes"
+                f"Invalid value for 'bytes': the size of the file, an integer from 1 to {MAX_FILE_BYTES}.",
+                param="bytes",
+                code="invalid_value",
             )
-        if not isinstance(filename, str) or not filename:
-            raise _missing("filename")
+        for name in ("filename", "mime_type"):
+            if not isinstance(asked.get(name, ""), str | None):
+                raise InvalidRequestError(
+                    f"Invalid type for '{name}': expected a string.", param=name, code="invalid_type"
+                )
         life_s = life_s_of(asked["expires_after"], "expires_after") if asked.get("expires_after") is not None else None
         file = replace(_new_file(key_id, filename, asked.get("purpose"), size_bytes, life_s=life_s), uploaded=False)
         self._store.pending.begin(key_id, file.file_id, size_bytes, now_s=_now_s(), until_s=file.created_s + DAY_S)
@@ -236,15 +258,37 @@ def life_s_of(value: Any, param: str) -> int:
 
     Raises :class:`~naru.errors.InvalidRequestError`.
     """
-    seconds = value.get("seconds") if isinstance(value, Mapping) else None
-    if not isinstance(value, Mapping) or value.get("anchor") != "created_at":
-        raise InvalidRequestError(f"Invalid value for '{param}.anchor': it must be 'created_at'.", param=param)
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError(
+            f'Invalid type for \'{param}\': expected an object, {{"anchor": "created_at", "seconds": 3600}}.',
+            param=param,
+            code="invalid_type",
+        )
+    refuse_unknown(value, ("anchor", "seconds"), within=param)
+    if value.get("anchor") != "created_at":
+        raise InvalidRequestError(
+            f"Invalid value for '{param}.anchor': it must be 'created_at'.", param=param, code="invalid_value"
+        )
+    seconds = value.get("seconds")
     if type(seconds) is not int or not _MIN_LIFE_S <= seconds <= _MAX_LIFE_S:
         raise InvalidRequestError(
             f"Invalid value for '{param}.seconds': it must be from {_MIN_LIFE_S} (an hour) to {_MAX_LIFE_S} (30 days).",
             param=param,
+            code="invalid_value",
         )
     return seconds
+
+
+def refuse_unknown(given: Collection[str], known: Sequence[str], *, within: str = "") -> None:
+    """Raises :class:`~naru.errors.InvalidRequestError` for a field that is not known: a misspelled one would be ignored."""
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is None:
+        return
+    param = f"{within}.{unknown[:64]}" if within else unknown[:64]
+    advice = f"There are: {', '.join(known)}."
+    if not within and re.match(r"expires_after\W|expires_after$", unknown) and "expires_after[anchor]" in known:
+        advice = "Send two fields: expires_after[anchor], which is created_at, and expires_after[seconds]."
+    raise InvalidRequestError(f"Unknown parameter: '{param}'. {advice}", param=param, code="unknown_parameter")
 
 
 def _new_file(key_id: str, filename: str, purpose: Any, size_bytes: int, *, life_s: int | None) -> File:
@@ -254,8 +298,12 @@ def _new_file(key_id: str, filename: str, purpose: Any, size_bytes: int, *, life
             param="purpose",
             code="invalid_value",
         )
-    if len(filename) > _MAX_NAME:
-        raise InvalidRequestError(f"The filename is longer than {_MAX_NAME} characters.", param="filename")
+    if not 1 <= len(filename) <= _MAX_NAME:
+        raise InvalidRequestError(
+            f"Invalid value for 'filename': it must have 1 to {_MAX_NAME} characters.",
+            param="filename",
+            code="invalid_value",
+        )
     now_ms = time.time_ns() // 10**6
     return File(
         key_id=key_id,

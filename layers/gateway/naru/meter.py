@@ -31,6 +31,7 @@ from zoneinfo import ZoneInfo
 from naru.attributes import from_item, to_item
 from naru.aws_calls import call
 from naru.business_time import business_day
+from naru.end_users import limited_name
 from naru.errors import NaruError, QuotaExceededError, RateLimitedError, StoreUnavailableError
 from naru.keys import Proven, read_authorization, unknown_key
 from naru.meter_changes import Change, change_limits
@@ -195,8 +196,10 @@ class Meters:
         self, key_id: str, end_user: str, limits: Limits, demand: Demand, leases: list[tuple[str, Lease]]
     ) -> None:
         """Admits on the meter of one end user, whose name is kept as a hash."""
-        user = hashlib.sha256(end_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        item = new_item(f"user#{key_id}#{user}", limits, key_id=key_id, expires_s=expiry_s(demand.now_ms))
+        meter_id, former_id = (_user_meter_id(key_id, name) for name in (limited_name(end_user), end_user))
+        item = new_item(meter_id, limits, key_id=key_id, expires_s=expiry_s(demand.now_ms))
+        if meter_id != former_id and meter_id not in self._seen:
+            item |= await self._spent_before(former_id)
         try:
             await self._admit(item["meter"], demand, leases, absent=item)
         except (QuotaExceededError, RateLimitedError):
@@ -205,6 +208,18 @@ class Meters:
             await self._admit(item["meter"], demand, leases, absent=item)
         else:
             await self._follow(item["meter"], limits, demand.month)
+
+    async def _spent_before(self, former_id: str) -> dict[str, Any]:
+        """What lies in the meter that an earlier release has named after the user's name as it was sent."""
+        answer = await self._call(self._client.get_item, Key=to_item({"meter": former_id}))
+        if not (found := answer.get("Item")):
+            return {}
+        former = from_item(found)
+        months = {
+            month: {**sums, "available_pico_usd": former["budget_pico_usd"] - sums["spent_pico_usd"]}
+            for month, sums in former["months"].items()
+        }
+        return {"months": months, "budget_pico_usd": former["budget_pico_usd"]}
 
     async def _follow(self, meter_id: str, limits: Limits, month: str) -> bool:
         """Gives an end user's meter the limits that its key sets for users now; False if it has them."""
@@ -528,6 +543,10 @@ def _guess(meter_id: str, month: str, slot: int) -> Meter:
 
 def _shard_id(meter_id: str, shard: int) -> str:
     return f"{meter_id}/{shard}" if shard else meter_id
+
+
+def _user_meter_id(key_id: str, name: str) -> str:
+    return f"user#{key_id}#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def _user_limits(key: Meter) -> Limits | None:

@@ -26,9 +26,9 @@ class Part:
 
 
 def parse_form(body: bytes, content_type: str | None) -> dict[str, Part]:
-    """The fields of a form by name; of a name that comes twice the last one.
+    """The fields of a form by name.
 
-    Raises :class:`~naru.errors.InvalidRequestError` for what is no form.
+    Raises :class:`~naru.errors.InvalidRequestError` for what is no form, and for a field that has no name or comes twice.
     """
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser, parse_options_header
@@ -47,7 +47,18 @@ def parse_form(body: bytes, content_type: str | None) -> dict[str, Part]:
         raise InvalidRequestError(f"The form cannot be read: {error}.") from None
     if not collector.ended:
         raise InvalidRequestError("The form cannot be read: its end is missing.")
-    return {part.name: part for part in collector.parts}
+    form: dict[str, Part] = {}
+    for part in collector.parts:
+        if not part.name:
+            raise InvalidRequestError("The form cannot be read: a field has no name.")
+        if part.name in form:
+            raise InvalidRequestError(
+                f"Duplicate parameter: '{part.name[:64]}' is there twice. Send it once.",
+                param=part.name[:64],
+                code="duplicate_parameter",
+            )
+        form[part.name] = part
+    return form
 
 
 class _Collector:

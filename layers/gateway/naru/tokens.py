@@ -374,7 +374,7 @@ def _json_bound(value: Any, family: _Family) -> int:
 
 
 def _normalized_bytes(text: str) -> int:
-    """At least the UTF-8 bytes of ``text`` in each of Unicode's four normal forms, in time that grows with its length.
+    """At least the UTF-8 bytes of ``text`` in Unicode's composed forms, NFC and NFKC, in time that grows with its length.
 
     Normalizing sorts the marks that follow a letter, which takes the square of their number, and a client decides how
     many there are. So each character is decomposed by itself, kept apart from the next by a NUL, and nothing is sorted.

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from naru.business_time import business_day
+from naru.end_users import kept_name
 from naru.errors import InvalidRequestError
 from naru.ledger import Outcome
 from naru.periods import day_end_ms, day_start_ms, first_of_month, hour_of
@@ -221,8 +222,10 @@ def _filters(query: Query) -> Filters:
         models=frozenset(many(query, "model")),
         deployments=frozenset(many(query, "deployment")),
         outcomes=outcomes,
-        # A name of somebody else's, in which there may be a comma.
-        end_users=frozenset(query.get("end_user") or ()),
+        # A name of somebody else's, in which there may be a comma; rows of earlier releases have it as it was sent.
+        end_users=frozenset(
+            name for given in query.get("end_user") or () for name in (given, kept_name(given)) if name
+        ),
         batch=parse_flag(query, "batch"),
     )
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
+from naru.end_users import kept_name
 from naru.errors import InvalidRequestError
 from naru.halves import mend
 
@@ -45,7 +46,7 @@ _PARAM_CHARS = 200
 _MOST_TOKENS = 10**9
 # One line and no tricks: it is shown to people in logs, reports and terminals. No control characters, no line or
 # paragraph separators, nothing that turns the direction of writing.
-_END_USER = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+_END_USER = "^(?:\\s*|[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*)$"
 _EndUser = Annotated[str, Field(max_length=512, pattern=_END_USER)]
 
 
@@ -173,8 +174,8 @@ class ChatRequest(_Open):
 
     @property
     def end_user(self) -> str | None:
-        """Whom the caller names as its own user."""
-        return self.safety_identifier or self.user
+        """Whom the caller names as its own user, see :mod:`naru.end_users`."""
+        return kept_name(self.safety_identifier) or kept_name(self.user)
 
     @property
     def wants_usage_chunk(self) -> bool:
@@ -247,12 +248,12 @@ def json_text(body: str | bytes | None) -> str:
     Raises :class:`~naru.errors.InvalidRequestError` for what is not UTF-8, in which JSON is sent (RFC 8259, 8.1).
     """
     if isinstance(body, bytes):
-        if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in body[:4]:
-            raise _not_utf8("It looks like UTF-16 or UTF-32.")
         if body.startswith(_GZIP):
             raise InvalidRequestError(
                 "The request body is compressed with gzip, and no header says so. Send 'Content-Encoding: gzip'."
             )
+        if body.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in body[:4]:
+            raise _not_utf8("It looks like UTF-16 or UTF-32.")
         try:
             body = body.decode()
         except UnicodeDecodeError as error:
