@@ -34,9 +34,9 @@ from benchmarks.scale_tables import Item, Tables, Traffic, as_it_is, seen
 from benchmarks.storm_provider import catalog as catalog_text
 from naru.catalog import Deployment, parse
 from naru.completions import Call, Completions
-from naru.dialects import ProviderFault
 from naru.errors import NaruError
 from naru.failures import fault_failure, transport_failure
+from naru.faults import ProviderFault
 from naru.health import Health
 from naru.keys import hash_secret, new_key_id, new_secret
 from naru.ledger import Ledger
@@ -110,8 +110,9 @@ class Provider:
         if self.setup.is_out or (self.capacity is not None and self.in_flight >= self.capacity):
             self.refused += 1
             await asyncio.sleep(self.rng.lognormvariate(0.0, 0.35) * self.setup.refusal_s)
-            kind, status = ("other", 503) if self.setup.is_out else ("rate_limited", 429)
-            raise fault_failure(deployment, ProviderFault("no", None, None, kind), status=status)  # type: ignore[arg-type]
+            if self.setup.is_out:
+                raise fault_failure(deployment, ProviderFault("overloaded", "simulated", 503, "no"))
+            raise fault_failure(deployment, ProviderFault("rate_limited", "simulated", 429, "no"))
         self.in_flight += 1
         try:
             latency_s = self.rng.lognormvariate(0.0, 0.35) * self.setup.answer_s

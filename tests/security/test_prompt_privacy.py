@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import io
 import json
 import logging
+import ssl
+import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
-from naru.echoes import WITHHELD, without_echo
+from naru.dialects import clovastudio, openai
+from naru.failures import fault_failure, transport_failure
+from naru.faults import judge
 from naru.tracebacks import without_texts
-from tests.security.handlers import Handlers
+from tests.accounts import CATALOG
+from tests.security.handlers import OMNI, Handlers
 
 # A word that nothing else contains, in the words of a user.
 CANARY = "카나리아-7e1f"
@@ -164,28 +173,181 @@ def test_a_provider_that_repeats_the_prompt_in_its_error_is_not_quoted_in_the_lo
     assert CANARY not in gateway.printed.getvalue() + gateway.stored()
 
 
+# ── A provider that repeats the request in its error ────────────────────────────────────────────────────────
+
+# Words as a code could hold them, so that a look at the characters alone would let them pass.
+SECRET = "quokka_marmoset_4711"
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "message": {"messages": [{"role": "user", "content": SECRET}]},
+    "stop": {"stop": [SECRET]},
+    "metadata": {"metadata": {"topic": SECRET}},
+    "prediction": {"prediction": {"type": "content", "content": SECRET}},
+    "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"title": SECRET}}}},
+    "tool": {"tools": [{"type": "function", "function": {"name": SECRET}}]},
+    "tool choice": {
+        "tools": [{"type": "function", "function": {"name": SECRET}}],
+        "tool_choice": {"type": "function", "function": {"name": SECRET}},
+    },
+    "unknown field": {"x_hint": SECRET},
+}
+MANGLED: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "escaped": lambda text: "".join(f"\\u{ord(letter):04x}" for letter in text),
+    "upper case": str.upper,
+    "camel case": lambda text: "".join(word.title() for word in text.split("_")),
+    "broken by newlines": lambda text: "\n".join(text[i : i + 5] for i in range(0, len(text), 5)),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64, URL-safe": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "percent": lambda text: urllib.parse.quote(text, safe="").replace("_", "%5F"),
+    "half of it": lambda text: text[:15],
+    "inside a word": lambda text: f"invalid_{text}_value",
+}
+
+
+def error_of(where: str, words: str) -> dict[str, Any]:
+    """A fault whose error says ``words`` there."""
+    error: dict[str, Any] = {"message": "no", "type": "invalid_request_error", "param": None, "code": None}
+    headers: dict[str, str] = {}
+    payload: Any = {"error": error}
+    one_line = words.replace("\n", "-")
+    match where:
+        case "message" | "code" | "type" | "param":
+            error[where] = words
+        case "reason":
+            error["details"] = [{"reason": words, "violations": [{"quotaId": words}]}]
+        case "inner":
+            error["metadata"] = {"raw": json.dumps({"error": {"message": words, "code": words}})}
+        case "string":
+            payload = {"error": words}
+        case "detail":
+            payload = {"detail": [{"loc": ["body", words], "msg": words, "input": words}]}
+        case "text":
+            payload = words
+        case "id":
+            payload["request_id"] = f"req_{one_line}"
+        case _:
+            headers = {where: one_line if where != "x-request-id" else f"req_{one_line}"}
+    return {"json": payload, "headers": headers}
+
+
+PLACES = (
+    "message", "code", "type", "param", "reason", "inner", "string", "detail", "text", "id",
+    "x-request-id", "request-id", "retry-after", "server",
+)  # fmt: skip
+
+
+def assert_hidden(seen: str, words: str) -> None:
+    for form in MANGLED.values():
+        assert form(SECRET) not in seen
+    assert words not in seen
+    assert "marmoset" not in seen.lower()
+
+
+def assert_unseen(gateway: Handlers, words: str) -> None:
+    assert_hidden(gateway.printed.getvalue() + gateway.stored(), words)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("how", MANGLED)
+def test_what_may_be_logged_of_an_error_holds_no_words(how: str, where: str, status: int) -> None:
+    words = MANGLED[how](SECRET)
+    fault = error_of(where, words)
+    for dialect in (openai, clovastudio):
+        error = dialect.error(status, fault["headers"], fault["json"])
+        judged = judge(error, sent=json.dumps({"messages": SECRET}).encode())
+        told = fault_failure(CATALOG.model(OMNI).deployments[0], judged).error
+        assert_hidden(str((judged.facts, told.log, told.recorded_code)), words)
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("how", ["as it is", "camel case", "base64"])
+def test_no_words_of_an_error_are_written_down(gateway: Handlers, how: str, where: str) -> None:
+    words = MANGLED[how](SECRET)
+    gateway.model.control({"rules": [{"fault": {"name": "status", "status": 400, **error_of(where, words)}}]})
+    gateway.chat(SECRET)
+    assert '"fault_rule"' in gateway.printed.getvalue()
+    assert_unseen(gateway, words)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("where", ["message", "code", "param", "x-request-id"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_field_of_a_request_is_written_down_from_an_error(
+    gateway: Handlers, stream: bool, where: str, name: str
+) -> None:
+    gateway.model.control({"rules": [{"fault": {"name": "status", "status": 404, **error_of(where, SECRET)}}]})
+    gateway.chat("안녕", stream=stream, **FIELDS[name])
+    assert "attempt failed" in gateway.printed.getvalue()
+    assert_unseen(gateway, SECRET)
+
+
+@pytest.mark.parametrize("how", ["as it is", "upper case", "base64"])
+@pytest.mark.parametrize("where", ["message", "code", "inner", "string"])
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_no_words_of_an_error_inside_a_stream_are_written_down(
+    gateway: Handlers, tokens: int, where: str, how: str
+) -> None:
+    words = MANGLED[how](SECRET)
+    payload = error_of(where, words)["json"]
+    gateway.model.control({"rules": [{"fault": {"name": "error_in_200", "tokens": tokens, "json": payload}}]})
+    gateway.chat(SECRET, stream=True)
+    assert_unseen(gateway, words)
+
+
+@pytest.mark.parametrize("how", ["as it is", "base64"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_content_type_is_written_down(gateway: Handlers, stream: bool, how: str) -> None:
+    words = MANGLED[how](SECRET).replace("\n", "-")
+    gateway.model.control({"rules": [{"fault": {"name": "wrong_content_type", "value": f"text/{words}"}}]})
+    gateway.chat(SECRET, stream=stream)
+    assert_unseen(gateway, words)
+
+
 @pytest.mark.parametrize(
-    ("reason", "withheld"),
+    "error",
     [
-        ("Rate limit reached for requests per minute", False),
-        ("cannot process: 서울의 가을을 소개해 주세요. 그리고 부산도", True),
-        ("cannot process: 가을을 소개해 주세요. 그리고 부", True),
-        ("the user said 안녕하세요", True),
-        ("the user said nothing", False),
-        ("tool: 아무도 모르는 비밀 함수의 설명입니다", True),
-        ("the type is image_url, the role is user", False),
+        httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.LocalProtocolError,
+        httpx.UnsupportedProtocol, httpx.ProxyError, httpx.DecodingError,
     ],
-)
-def test_a_text_that_quotes_the_request_is_withheld(reason: str, withheld: bool) -> None:
-    body = {
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "서울의 가을을 소개해 주세요. 그리고 부산도 소개해 주세요."}]},
-            {"role": "user", "content": "안녕하세요"},
-        ],
-        "tools": [{"type": "function", "function": {"description": "아무도 모르는 비밀 함수의 설명입니다"}}],
-    }  # fmt: skip
-    facts = without_echo({"reason": reason, "advice": "Top up.", "status": 500}, body)
-    assert facts == {"reason": WITHHELD if withheld else reason, "advice": "Top up.", "status": 500}
+)  # fmt: skip
+def test_no_words_of_a_broken_connection_are_written_down(error: type[httpx.HTTPError]) -> None:
+    cause = ssl.SSLError(1, f"[SSL: WRONG_VERSION_NUMBER] {SECRET}")
+    broken = error(f"illegal status line: {SECRET}")
+    broken.__cause__ = OSError(errno.ECONNRESET, SECRET)
+    broken.__cause__.__cause__ = cause
+    log = transport_failure(CATALOG.model(OMNI).deployments[0], broken).error.log
+    assert SECRET not in str(log)
+    assert log["reason"] == error.__name__
+    assert "ECONNRESET" in log["cause"]
+
+
+def test_what_an_operator_needs_is_written_down(gateway: Handlers) -> None:
+    error = {"message": f"Your credit balance is too low. {SECRET}", "type": "invalid_request_error"}
+    fault = {"name": "status", "status": 400, "json": {"error": error, "request_id": "req_011CSHoEeqs5C35K2UUqR7Fy"}}
+    gateway.model.control({"rules": [{"fault": fault}]})
+    gateway.chat(SECRET)
+    line = next(json.loads(line) for line in gateway.printed.getvalue().splitlines() if "attempt failed" in line)
+    facts = {name: line[name] for name in ("level", "fault", "fault_rule", "provider_status", "provider_codes")}
+    assert facts == {
+        "level": "ERROR",
+        "fault": "account",
+        "fault_rule": "credit-too-low",
+        "provider_status": 400,
+        "provider_codes": ["invalid_request_error"],
+    }
+    assert line["message_chars"] == len(error["message"])
+    assert "Top up" in line["advice"]
+
+
+def test_an_id_of_the_provider_is_written_down(gateway: Handlers) -> None:
+    request_id = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    fault = {"name": "status", "status": 500, "headers": {"request-id": request_id}}
+    gateway.model.control({"rules": [{"fault": fault, "times": 1}]})
+    gateway.chat("안녕 [[sim tokens=3]]")
+    assert f'"provider_request_id":"{request_id}"' in gateway.printed.getvalue().replace(": ", ":")
 
 
 def test_a_provider_that_repeats_the_prompt_in_the_middle_of_its_answer_is_not_quoted_in_the_log(

@@ -348,24 +348,7 @@ ANYTHING = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                [
-                    *[
-                        "error",
-                        "status",
-                        "message",
-                        "code",
-                        "type",
-                        "detail",
-                        "param",
-                        "details",
-                        "reason",
-                        "metadata",
-                        "raw",
-                        "errors",
-                        "msg",
-                    ],
-                    "x",
-                ]
+                ["error", "status", "message", "code", "type", "detail", "param", "details", "metadata", "raw", "errors", "x"]
             ),
             inner,
             max_size=4,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import httpx
@@ -78,11 +77,11 @@ def asked(body: Body) -> str:
 
 
 @pytest.fixture
-def provider(body: Body, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingProvider]:
+def provider(body: Body, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> FailingProvider:
     provider = FailingProvider(body)
     transport = httpx.MockTransport(provider)
     monkeypatch.setattr(one_gateway, "new_http_client", lambda: httpx.AsyncClient(transport=transport))
-    yield provider
+    return provider
 
 
 def fallback(body: Body) -> str:

@@ -45,7 +45,7 @@ class Providers:
     """HolySheep and CLOVA Studio, each in its state."""
 
     gateway: Gateway
-    holysheep: Callable[[httpx.Request], httpx.Response] = raising(httpx.ConnectError)
+    holysheep: Callable[[httpx.Request], httpx.Response] = field(default_factory=lambda: raising(httpx.ConnectError))
     clovastudio: Callable[[httpx.Request], httpx.Response] = answer
     calls: list[str] = field(default_factory=list)
 

@@ -131,8 +131,8 @@ def test_a_wait_that_google_names_in_the_body_is_waited(
 
 
 def test_waits_of_several_causes_are_one_wait(gateway: Gateway, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = (429, {}, {"retry-after": "12"})
-    busy = (503, {}, {"retry-after": "12"})
+    limit: tuple[int, Any, dict[str, str]] = (429, {}, {"retry-after": "12"})
+    busy: tuple[int, Any, dict[str, str]] = (503, {}, {"retry-after": "12"})
     calls = refuse(gateway, monkeypatch, limit, busy, limit)
     with pytest.raises(NaruError) as failed:
         gateway.ask()
@@ -151,9 +151,19 @@ def test_a_deployment_that_need_not_be_waited_for_is_called_when_the_wait_is_use
         rng=random.Random(1),
     )
     failure = AttemptFailedError("500", UpstreamUnavailableError("down"), again="same", retry_after_s=3.0)
-    policy, none_left = RetryPolicy(), {"remaining_s": 100.0, "queue_left_s": 0.0}
-    rng, waits = random.Random(1), []
-    for failures in (1, 2):
-        waits.append(route.after(failure, policy, failures=failures, may_retry=lambda _: True, rng=rng, **none_left))
+    policy, rng = RetryPolicy(), random.Random(1)
+
+    def after(failures: int) -> float | None:
+        return route.after(
+            failure,
+            policy,
+            failures=failures,
+            remaining_s=100.0,
+            queue_left_s=0.0,
+            may_retry=lambda _: True,
+            rng=rng,
+        )
+
+    waits = [after(1), after(2)]
     assert waits == [0.0, 0.0]  # a fallback elsewhere, then one here, each called for the first time
-    assert route.skip(reason="resting", retry_after_s=0.5, **none_left) is None
+    assert route.skip(reason="resting", retry_after_s=0.5, remaining_s=100.0, queue_left_s=0.0) is None

@@ -291,8 +291,9 @@ def _what_broke(error: BaseException) -> Iterator[tuple[str, str]]:
     causes: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(causes) < 8:
-        if isinstance(cause, ssl.SSLError) and isinstance(cause.reason, str):
-            causes.append(cause.reason)
+        reason = getattr(cause, "reason", None)
+        if isinstance(cause, ssl.SSLError) and isinstance(reason, str):
+            causes.append(reason)
         elif isinstance(cause, OSError) and cause.errno is not None:
             causes.append(errno.errorcode.get(cause.errno, f"{type(cause).__name__} {cause.errno}"))
         cause = cause.__cause__ or cause.__context__

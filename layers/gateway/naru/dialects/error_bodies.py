@@ -24,7 +24,8 @@ _NOT_PRINTABLE = re.compile(
 )
 _LABELS = ("code", "error_code", "errorCode", "status_code", "status", "reason", "type")
 _TEXTS = ("message", "msg", "status_msg", "detail", "error_description", "error_msg", "title")
-_REQUEST_IDS = ("x-request-id", "request-id", "x-ncp-clovastudio-request-id", "apim-request-id", "x-oneapi-request-id")
+# Ours is x-request-id, and some send it back: their own names first.
+_REQUEST_IDS = ("x-ncp-clovastudio-request-id", "request-id", "apim-request-id", "x-oneapi-request-id", "x-request-id")
 
 
 @dataclass(frozen=True, slots=True)
