@@ -284,7 +284,7 @@ def simulate(setup: Setup) -> World:
         if overshoot.on_full is not None:
             _keep_traffic(world)
 
-    with _simulated(loop):
+    with simulated(loop):
         loop.run(all_of_them())
     return world
 
@@ -339,7 +339,7 @@ def _seed_tables(tables: Tables, setup: Setup) -> list[str]:
 
 
 @contextmanager
-def _simulated(loop: SimulatedLoop) -> Iterator[None]:
+def simulated(loop: SimulatedLoop) -> Iterator[None]:
     """The product on the loop's time, on tables of Python values, and without a log."""
     disabled, thresholds = logging.root.manager.disable, gc.get_threshold()
     logging.disable(logging.CRITICAL)

@@ -33,6 +33,10 @@ _PATIENCE_MS = 15_000
 """A limit at which it was too much is not tried again sooner."""
 _FORGET_MS = 60_000
 _FEW, _ENOUGH = 8, 24
+_SMALL = 4
+"""Below it latency is not looked at."""
+_LONG_MS = 5_000
+"""Answers that take longer are outnumbered by refusals, which are asked again every second."""
 _DOUBT = 3
 _NO_HELP = 0.95
 _NEARLY = 0.9
@@ -168,10 +172,18 @@ def _believed(state: State, now_ms: int) -> State:
 
 
 def _round_size(state: State) -> int:
-    return max(_FEW, min(state.limit, _ENOUGH))
+    """A small limit is slow to bring answers: two for each slot are enough to grow by one, not to conclude that it is
+    too much.
+    """
+    return max(min(_FEW, 2 * state.limit), min(state.limit, _ENOUGH))
 
 
 def _end_round(state: State, *, now_ms: int) -> State:
+    if state.limit < _SMALL:
+        # So few answers say nothing about latency, and so few calls are hardly what makes them slow.
+        if state.round_used and (not state.cut_pm or not state.tries_refused):
+            state = _tried_anew(replace(_raised(state, now_ms=now_ms), cut_pm=0), now_ms)
+        return _new_round(state, now_ms)
     mean_ms = max(1, state.round_sum_ms // state.round_answers)
     base_ms = state.base_ms or mean_ms
     ratio = mean_ms / base_ms
@@ -186,7 +198,8 @@ def _end_round(state: State, *, now_ms: int) -> State:
     state = replace(state, base_ms=max(1, base_ms), cut_mean_ms=0)
     if ratio >= _EASE_ABOVE:
         factor = max(_LOWEST, ratio**-_STEEPNESS) if ratio >= _CUT_ABOVE else (state.limit - 1) / state.limit
-        lower = cut(state, _felt(state, now_ms), now_ms=now_ms, factor=factor + 1e-9)
+        felt = _felt(state, now_ms)
+        lower = cut(state, felt, now_ms=now_ms, factor=max(factor, min(1.0, _SMALL / felt)) + 1e-9)
         return replace(_tried_anew(_new_round(lower, now_ms), now_ms), cut_mean_ms=mean_ms, cut_pm=0)
     if ratio <= _GROW_BELOW and state.round_used and _may_rise(state):
         state = _tried_anew(_raised(state, now_ms=now_ms), now_ms)
@@ -205,7 +218,12 @@ def _raised(state: State, *, now_ms: int) -> State:
         return with_limit(state, state.limit * 2 if state.limit < _STEEP else state.limit * 6 // 5, now_ms=now_ms)
     if state.ceiling and state.limit + 1 >= state.ceiling and now_ms - state.cut_ms < _PATIENCE_MS:
         return state
-    step = max(1, (state.ceiling - state.limit) // 2 if state.ceiling > state.limit else state.limit // 8)
+    if state.ceiling > state.limit:
+        step = (state.ceiling - state.limit) // 2
+    else:
+        # The farther from where it was last too much, the faster: that was for another reason.
+        step = min(max(state.limit // 8, state.limit - state.ceiling), state.limit // 4)
+    step = max(1, step)
     return with_limit(state, state.limit + step, now_ms=now_ms)
 
 
@@ -219,7 +237,12 @@ def _counted(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy)
 
 def _heard(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -> State:
     """After calls that were refused, or enough that were not."""
-    tries, refused, usual_pm = state.tries, state.tries_refused, state.usual_pm
+    refused, usual_pm = state.tries_refused, state.usual_pm
+    tries, taken = state.tries, 0
+    if state.base_ms >= _LONG_MS:
+        # Refusals are quick: what is in flight was taken.
+        taken = max(0, state.in_use(now_ms) - state.live_calls(now_ms) - sample.overloads)
+        tries = max(tries, taken + refused)
     if state.cut_pm and now_ms - state.cut_ms < policy.cut_every_ms:
         return _lowered(state, sample.overloads, now_ms=now_ms, policy=policy)
     match refusals.verdict(state.limit, tries=tries, refused=refused, usual_pm=usual_pm, cut_pm=state.cut_pm):
@@ -228,7 +251,10 @@ def _heard(state: State, sample: Sample, *, now_ms: int, policy: HealthPolicy) -
         case "cut":
             # In the first moment each refusal is one slot too many; after some time it is a share of them.
             too_many = sample.overloads
-            if state.cut_pm or usual_pm:
+            if taken:
+                # It refused with so many in flight, however often the same call was tried again.
+                too_many = min(too_many, max(1, _felt(state, now_ms) - taken - _people(state, taken, now_ms)))
+            elif state.cut_pm or usual_pm:
                 too_many = refusals.excess(state.limit, tries=tries, refused=refused, usual_pm=usual_pm)
             return _cut(state, too_many, now_ms=now_ms, policy=policy)
         case "not_load":
@@ -262,8 +288,12 @@ def _cut(state: State, too_many: int, *, now_ms: int, policy: HealthPolicy) -> S
 def _felt(state: State, now_ms: int) -> int:
     """So much of the limit as the provider has seen: what is in use, and the part that is left to people beside it."""
     used = state.in_use(now_ms) - state.live_calls(now_ms)
-    people = max(state.live_calls(now_ms), math.ceil(_FOR_PEOPLE * used))
-    return max(1, min(state.limit, used + people))
+    return max(1, min(state.limit, used + _people(state, used, now_ms)))
+
+
+def _people(state: State, used: int, now_ms: int) -> int:
+    """What is left to people of a limit of which batches use so much."""
+    return max(state.live_calls(now_ms), math.ceil(_FOR_PEOPLE * used))
 
 
 def _lowered(state: State, too_many: int, *, now_ms: int, policy: HealthPolicy) -> State:

@@ -515,8 +515,13 @@ def overloaded(
     return None if after == state else after
 
 
-def _verdict(state: State) -> refusals.Verdict:
-    tries = state.wins + state.losses
+def _tries(state: State, now_ms: int) -> int:
+    """Calls that have ended, and those in flight: refusals are quick, and what is in flight was taken."""
+    return state.wins + state.losses + max(0, state.in_use(now_ms) - 1)
+
+
+def _verdict(state: State, now_ms: int) -> refusals.Verdict:
+    tries = _tries(state, now_ms)
     return refusals.verdict(
         state.limit, tries=tries, refused=state.losses, usual_pm=state.usual_pm, cut_pm=state.lost_pm
     )
@@ -526,8 +531,8 @@ def _judged(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
     """Under a limit: lower by as many slots as the share of refusals says, or back if that did not help."""
     # What nobody uses is not what was too much.
     limit = min(state.limit, 2 * max(1, state.in_use(now_ms)))
-    refused, tries = state.losses, state.wins + state.losses
-    match _verdict(state):
+    refused, tries = state.losses, _tries(state, now_ms)
+    match _verdict(state, now_ms):
         case "full":
             lower = cut(state, limit, now_ms=now_ms, factor=policy.decrease)
         case "cut":
@@ -551,7 +556,7 @@ def _drained(state: State, *, now_ms: int, policy: HealthPolicy) -> State:
     """While there may be calls that began without a limit, and take the room: lower only where a good deal is refused,
     and without a conclusion.
     """
-    if not refusals.is_full(tries=state.wins + state.losses, refused=state.losses):
+    if not refusals.is_full(tries=_tries(state, now_ms), refused=state.losses):
         return state
     lower = cut(state, state.limit, now_ms=now_ms, factor=policy.decrease)
     return replace(lower, ceiling=0)
@@ -590,14 +595,18 @@ def grown(
     if state.live_calls(now_ms) + 1 < round(state.limit * 0.75):
         return None
     if state.lost_pm or state.usual_pm:
-        said = _verdict(state)
-        if said == "wait":
+        said = _verdict(state, now_ms)
+        if said == "wait" and (state.losses or state.limit > _SMALL):
             return None  # it is not clear yet what is refused at this limit
-        if said != "fine":
+        if said not in {"fine", "wait"}:
             return _judged(state, now_ms=now_ms, policy=policy)
         usual_pm = refusals.learnt_pm(state.usual_pm, tries=state.wins + state.losses, refused=state.losses)
         state = replace(state, lost_pm=0, usual_pm=usual_pm)
     return replace(with_limit(state, state.limit + _step(state), now_ms=now_ms), grown_from=state.limit)
+
+
+_SMALL = 2
+"""With so few slots it would take minutes to be sure, and one too many is soon taken back."""
 
 
 def _step(state: State) -> int:
