@@ -105,6 +105,11 @@ CONTENT: dict[str, tuple[Any, tuple[str, str, str]]] = {
         [{"type": "thinking", "thinking": "hm", "signature": "EqQ"}, {"type": "text", "text": "Seoul"}],
         ("Seoul", "hm", ""),
     ),
+    "Gemini's thought": ([{"text": "hm", "thought": True}, {"text": "Seoul"}], ("Seoul", "hm", "")),
+    "a message as a part": (
+        [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Seoul"}]}],
+        ("Seoul", "", ""),
+    ),
     "Databricks' reasoning": (
         [
             {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm", "signature": ""}]},
@@ -296,11 +301,16 @@ def test_a_character_that_is_cut_arrives_whole(
     assert expected in json.dumps(whole["choices"], ensure_ascii=False)
 
 
-@pytest.mark.parametrize("name", ["name", "arguments"])
-def test_a_character_in_a_call_of_the_old_kind_arrives_whole(name: str) -> None:
-    events = [chunk(function_call={name: "A\ud83d"}), chunk(function_call={name: "\ude00B"}), chunk(0, "function_call")]
+@pytest.mark.parametrize(
+    ("part", "name"), [("function_call", "name"), ("function_call", "arguments"), ("audio", "transcript")]
+)
+@pytest.mark.parametrize(("pieces", "expected"), PIECES.values(), ids=PIECES)
+def test_a_character_in_an_old_call_or_a_transcript_arrives_whole(
+    part: str, name: str, pieces: list[str], expected: str
+) -> None:
+    events = [*(chunk(**{part: {name: piece}}) for piece in pieces), chunk(0, "stop")]
     (choice,) = assembled(stream(*events), dialects.for_name("openai"), choices=1)["choices"]
-    assert choice["message"]["function_call"] == {name: "A😀B"}
+    assert choice["message"][part] == {name: expected}
 
 
 @pytest.mark.parametrize("raw", [b"\xf0\x9f|\x98\x80", b"\xed\xa0\xbd|\xed\xb8\x80", b"\xe2|\x82\xac", b"\xc3|\xa9"])

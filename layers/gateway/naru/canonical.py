@@ -254,7 +254,7 @@ def _sort_object(part: dict[str, Any], kind: str, found: Mapping[str, list[Any]]
     label = part.get("type")
     label = label if isinstance(label, str) else ""
     if kind == "content":  # the parts of a thought are thoughts
-        kind = _KIND_OF_TYPE.get(label, kind)
+        kind = "thoughts" if part.get("thought") is True else _KIND_OF_TYPE.get(label, kind)  # the flag is Gemini's
     if label not in _NOT_TEXT:
         for name in _names(part):
             _sort(part[name], _KIND_OF_NAME.get(name, kind) if kind == "content" else kind, found, depth + 1)

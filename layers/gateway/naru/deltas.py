@@ -10,6 +10,7 @@ from typing import Any
 from naru.halves import has_halves, mend, mend_start
 
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_OF_AN_OBJECT = {"function_call": ("name", "arguments"), "audio": ("transcript",)}
 _OF_A_CALL = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
@@ -68,8 +69,8 @@ class Deltas:
             match path[1:]:
                 case (name,):
                     delta[name] = text
-                case ("function_call", name):
-                    delta.setdefault("function_call", {})[name] = text
+                case (part, name):
+                    delta.setdefault(part, {})[name] = text
                 case (index, kind, name):
                     call: dict[str, Any] = {"index": int(index), kind: {name: text}}
                     delta.setdefault("tool_calls", []).append(call)
@@ -85,11 +86,10 @@ class Deltas:
         for name in _TEXTS:
             if isinstance(text := delta.get(name), str) and (mended := self._mended((key, name), text)) is not text:
                 changed[name] = mended
-        function = delta.get("function_call")
-        if isinstance(function, dict):
-            mended_function = self._function((key, "function_call"), function, ("name", "arguments"))
-            if mended_function is not function:
-                changed["function_call"] = mended_function
+        for name, texts in _OF_AN_OBJECT.items():
+            part = delta.get(name)
+            if isinstance(part, dict) and (mended_part := self._texts_of((key, name), part, texts)) is not part:
+                changed[name] = mended_part
         calls = delta.get("tool_calls")
         if isinstance(calls, list) and calls and (numbered := self._numbered(key, calls)) is not calls:
             changed["tool_calls"] = numbered
@@ -103,12 +103,12 @@ class Deltas:
             self._held[path] = rest
         return mended
 
-    def _function(self, path: tuple[str, ...], function: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    def _texts_of(self, path: tuple[str, ...], part: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
         for name in names:
-            text = function.get(name)
+            text = part.get(name)
             if isinstance(text, str) and (mended := self._mended((*path, name), text)) is not text:
-                function = {**function, name: mended}
-        return function
+                part = {**part, name: mended}
+        return part
 
     def _numbered(self, key: str, calls: list[Any]) -> list[Any]:
         of = self._calls.setdefault(key, _Calls())
@@ -127,7 +127,7 @@ class Deltas:
     def _call(self, path: tuple[str, ...], call: dict[str, Any]) -> dict[str, Any]:
         for kind, names in _OF_A_CALL.items():
             part = call.get(kind)
-            if isinstance(part, dict) and (mended := self._function((*path, kind), part, names)) is not part:
+            if isinstance(part, dict) and (mended := self._texts_of((*path, kind), part, names)) is not part:
                 call = {**call, kind: mended}
         return call
 
