@@ -33,6 +33,8 @@ OTHER_PARTS = "content_parts"
 
 _RENAMED = frozenset({"thinking_content", "thinking", "reasoning_text"})
 _TEXT_FIELDS = frozenset({"content", "refusal", "tool_calls", "function_call", "audio", OTHER_PARTS, *THOUGHTS})
+_PLAIN = frozenset({"content", "reasoning_content", "refusal", "role"})
+_TEXT_TYPES = frozenset({str, type(None)})
 _KIND_OF_TYPE = {
     **dict.fromkeys(("text", "output_text", "input_text", "text_delta"), "content"),
     **dict.fromkeys(
@@ -70,19 +72,13 @@ def answer(payload: dict[str, Any]) -> dict[str, Any]:
     choices = payload.get("choices")
     if not isinstance(choices, list):
         return payload
-    canonical = [_choice(choice) for choice in choices]
-    if all(new is old for new, old in zip(canonical, choices, strict=True)):
-        return payload
-    return {**payload, "choices": canonical}
+    return _with_choices(payload, [_choice(choice) for choice in choices])
 
 
 def as_chunk(payload: dict[str, Any]) -> dict[str, Any]:
     """A chunk whose choices have a ``delta``, also where the provider calls it otherwise, or sent a whole answer."""
-    choices = payload["choices"]
-    deltas = [_with_delta(choice) for choice in choices]
-    if all(new is old for new, old in zip(deltas, choices, strict=True)):
-        return payload
-    return {**payload, "object": "chat.completion.chunk", "choices": deltas}
+    chunk = _with_choices(payload, [_with_delta(choice) for choice in payload["choices"]])
+    return payload if chunk is payload else {**chunk, "object": "chat.completion.chunk"}
 
 
 def is_error(payload: Any) -> bool:
@@ -132,6 +128,13 @@ def text_of_other_parts(parts: list[Any]) -> str:
     return "".join(_json(part) for part in parts if not isinstance(part, dict) or str(part.get("type")) not in media)
 
 
+def _with_choices(payload: dict[str, Any], choices: list[Any]) -> dict[str, Any]:
+    for new, old in zip(choices, payload["choices"], strict=True):
+        if new is not old:
+            return {**payload, "choices": choices}
+    return payload
+
+
 def _choice(choice: Any) -> Any:
     if not isinstance(choice, dict):
         return choice
@@ -153,6 +156,8 @@ def _with_delta(choice: dict[str, Any]) -> dict[str, Any]:
 
 def _said(said: dict[str, Any]) -> dict[str, Any]:
     """A message or a delta in the canonical form; itself where it is in that already."""
+    if _PLAIN.issuperset(said) and _TEXT_TYPES.issuperset(map(type, said.values())):
+        return said  # nearly every chunk
     changed: dict[str, Any] = {}
     found: dict[str, list[Any]] = {"content": [], "thoughts": [], "refusal": [], "rest": []}
     content = said.get("content")

@@ -9,7 +9,7 @@ from typing import Any
 
 from naru.halves import has_halves, mend, mend_start
 
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 _OF_AN_OBJECT = {"function_call": ("name", "arguments"), "audio": ("transcript",)}
 _OF_A_CALL = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
@@ -59,7 +59,10 @@ class Deltas:
         A half whose other half may still come is held back, and begins the next piece of the same text.
         """
         changed = [self._choice(choice) for choice in choices]
-        return choices if all(new is old for new, old in zip(changed, choices, strict=True)) else changed
+        for new, old in zip(changed, choices, strict=True):
+            if new is not old:
+                return changed
+        return choices
 
     def held(self, key: str) -> dict[str, Any]:
         """A delta with a replacement character for each half of a choice that never met its other half."""
@@ -83,20 +86,20 @@ class Deltas:
             return choice
         key = self.key(choice)
         changed: dict[str, Any] = {}
-        for name in _TEXTS:
-            if isinstance(text := delta.get(name), str) and (mended := self._mended((key, name), text)) is not text:
-                changed[name] = mended
-        for name, texts in _OF_AN_OBJECT.items():
-            part = delta.get(name)
-            if isinstance(part, dict) and (mended_part := self._texts_of((key, name), part, texts)) is not part:
-                changed[name] = mended_part
-        calls = delta.get("tool_calls")
-        if isinstance(calls, list) and calls and (numbered := self._numbered(key, calls)) is not calls:
-            changed["tool_calls"] = numbered
+        for name, said in delta.items():
+            new = said
+            if isinstance(said, str):
+                new = self._mended((key, name), said) if name in _TEXTS else said
+            elif isinstance(said, dict) and name in _OF_AN_OBJECT:
+                new = self._texts_of((key, name), said, _OF_AN_OBJECT[name])
+            elif isinstance(said, list) and said and name == "tool_calls":
+                new = self._numbered(key, said)
+            if new is not said:
+                changed[name] = new
         return {**choice, "delta": {**delta, **changed}} if changed else choice
 
     def _mended(self, path: tuple[str, ...], text: str) -> str:
-        if not text or not (path in self._held or has_halves(text)):
+        if not text or not ((self._held and path in self._held) or has_halves(text)):
             return text
         mended, rest = mend_start(self._held.pop(path, "") + text)
         if rest:
