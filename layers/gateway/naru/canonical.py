@@ -147,11 +147,10 @@ def _choice(choice: Any) -> Any:
 def _with_delta(choice: dict[str, Any]) -> dict[str, Any]:
     if isinstance(choice.get("delta"), dict):
         return choice
-    if isinstance(message := choice.get("message"), dict):
-        return {**{name: value for name, value in choice.items() if name != "message"}, "delta": message}
-    if isinstance(text := choice.get("text"), str):
-        return {**{name: value for name, value in choice.items() if name != "text"}, "delta": {"content": text}}
-    return choice
+    name = next((name for name in ("delta", "message", "text") if isinstance(choice.get(name), (str, dict))), "")
+    said = choice.get(name, {})
+    rest = {key: value for key, value in choice.items() if key != name}
+    return {**rest, "delta": {"content": said} if isinstance(said, str) else said}
 
 
 def _said(said: dict[str, Any]) -> dict[str, Any]:

@@ -140,8 +140,10 @@ def _numbered(call: dict[str, Any], index: int, known: _Call) -> dict[str, Any]:
     said = _function_of(call)
     given = call.get("index")
     if given != index or not isinstance(given, int) or isinstance(given, bool):
+        # Said again only to tell whose arguments these are; SDKs would append it.
+        if given is None and known.id:
+            call = {name: value for name, value in call.items() if name != "id"}
         if given is None and known.name and said.get("name") == known.name:
-            # Said again only to tell whose arguments these are; a client would read it as a part of the name.
             unnamed = {name: value for name, value in said.items() if name != "name"}
             call = {**call, "function" if "function" in call else "custom": unnamed}
         call = {**call, "index": index}
@@ -160,12 +162,12 @@ def _index(of: _Calls, call: Mapping[str, Any], position: int | None, taken: set
     """Which call a delta belongs to. A provider's own index counts, unless it gives one to two calls (as Gemini's
     compatibility layer does); without it the id tells, then the name, then the order.
     """
-    given, identity = _number(call.get("index")), _string(call.get("id"))
-    name = _string(_function_of(call).get("name"))
+    given, identity, function = _number(call.get("index")), _string(call.get("id")), _function_of(call)
+    name, says = _string(function.get("name")), _string(function.get("arguments")) or _string(function.get("input"))
     last = max(of.known, default=-1)
     if given is not None:
         index = of.place.get(given)
-        if index is None or (identity and name and of.known[index].id not in {"", identity}):
+        if index is None or _is_another(of.known[index], identity, name, says):
             index = last + 1 if given in of.known else given
             of.place[given] = index
         return index
@@ -173,11 +175,20 @@ def _index(of: _Calls, call: Mapping[str, Any], position: int | None, taken: set
         return same[0]
     if position is not None and not name and not identity:
         return position
-    if last < 0 or last in taken or (identity and of.known[last].id):
+    if last < 0 or last in taken:
         return last + 1
     known = of.known[last]
+    if identity and known.id and (name or not says or known.is_over):
+        return last + 1
     goes_on = not name or not known.name or (name == known.name and not known.is_over)
     return last if goes_on else last + 1
+
+
+def _is_another(known: _Call, identity: str, name: str, says: str) -> bool:
+    """Whether what comes under the index of a call that is known begins another one."""
+    if not name or not known.name:
+        return False
+    return known.id not in {"", identity} if identity else bool(says) and known.is_over
 
 
 def _number(value: Any) -> int | None:
