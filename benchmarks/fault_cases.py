@@ -423,9 +423,9 @@ CASES: tuple[Case, ...] = (
         calls=(1, 0),
     ),
     Case(
-        "reset-after",
-        "reset behind the finish_reason: the answer is whole",
-        _always("after_finish", what="reset"),
+        "close-after",
+        "connection closed behind the finish_reason: the answer is whole",
+        _always("after_finish", what="close"),
         modes=("stream",),
         calls=(1, 0),
     ),

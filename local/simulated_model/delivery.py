@@ -359,8 +359,8 @@ class Delivery:
         return b"data: " + compact_json(chunk).encode() + b"\n\n"
 
     async def _end_after_finish(self, fault: Fault) -> None:
-        if fault.what == "reset":
-            self._response.abort()
+        if fault.what == "close":
+            self._response.close()
             return
         if fault.what == "error":
             await self._error_event(fault)

@@ -34,7 +34,8 @@ finish_reason          value                                       another finis
 early_finish           tokens                                      a finish_reason after so many tokens of a stream,
                                                                    and the answer goes on. As usual
 after_finish           what                                        behind a stream's finish_reason comes an error, half a
-                                                                   chunk or a reset, and nothing more. As usual
+                                                                   chunk or a broken connection (close), and nothing
+                                                                   more. As usual
 content_parts          -                                           content is a list of parts, or one part, and now and
                                                                    then a text. As usual
 halved_characters      -                                           a stream's characters beyond U+FFFF come in halves, as
@@ -128,7 +129,7 @@ class Fault:
     seconds: float | None = None
     ms: float = 0.0
     how: Literal["reset", "close", "end"] = "reset"
-    what: Literal["error", "chunk", "reset"] = "error"
+    what: Literal["error", "chunk", "close"] = "error"
     byte_ms: float = 1000.0
     bytes: int = 64 * 1024
     value: str = "text/html; charset=utf-8"
@@ -194,7 +195,7 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("code", "message", "retry_after", "retry_after_ms", "value", "model"), str),
     "body": _one_of("openai", "native", "html", "empty"),
     "how": _one_of("reset", "close", "end"),
-    "what": _one_of("error", "chunk", "reset"),
+    "what": _one_of("error", "chunk", "close"),
     "face": _one_of("openai", "clova"),
     "headers": _headers,
     "event": _flag,

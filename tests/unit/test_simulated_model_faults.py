@@ -261,13 +261,13 @@ def test_a_finish_reason_can_come_early_or_be_another_one(ask: Asker) -> None:
     assert ask("fault=finish_reason:error").json()["choices"][0]["finish_reason"] == "error"
 
 
-@pytest.mark.parametrize("what", ["error", "chunk", "reset"])
+@pytest.mark.parametrize("what", ["error", "chunk", "close"])
 def test_something_can_come_behind_the_finish_reason(ask: Asker, what: str) -> None:
     read, error = ask.cut(f"fault=after_finish:{what}")
     behind = read[read.index('"finish_reason":"stop"') :]
     assert "[DONE]" not in read
     assert (('"error"' in behind), ("chat.completion.chu" in behind)) == (what == "error", what == "chunk")
-    assert (error is not None) == (what == "reset")
+    assert (error is not None) == (what == "close")
 
 
 def test_the_same_answer_can_have_another_shape(ask: Asker) -> None:

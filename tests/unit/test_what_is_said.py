@@ -587,7 +587,7 @@ def test_json_without_a_word_that_came_for_a_stream_is_whole(
 @pytest.mark.parametrize(
     ("body", "result"),
     [
-        ({"error": {"message": "overloaded", "type": "server_error"}}, "200 server"),
+        ({"error": {"message": "The server had an error", "type": "server_error"}}, "200 server"),
         ({**WHOLE, "choices": [{**WHOLE["choices"][0], "finish_reason": None}]}, "invalid_answer"),  # type: ignore[index]
         ({"choices": []}, "invalid_answer"),
         ({"hello": "world"}, "invalid_answer"),
