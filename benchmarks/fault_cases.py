@@ -211,7 +211,8 @@ CASES: tuple[Case, ...] = (
         named_s=lambda t: 2 * t.retry_after_s,
     ),
     # ── Broken servers ────────────────────────────────────────────────────────────────────────────────────
-    Case("500-once", "500, once", _once("status", status=500), calls=(2, 0)),
+    # After a failure of its own another provider is asked before the same one again.
+    Case("500-once", "500, once", _once("status", status=500), calls=(1, 1)),
     Case("503", "503, persistent", _always("status", status=503)),
     Case(
         "503-all",
@@ -220,6 +221,7 @@ CASES: tuple[Case, ...] = (
         _always("status", status=503),
         stream=_UNAVAILABLE,
         json=_UNAVAILABLE,
+        calls=(1, 2),
     ),
     Case("html", "502 with an HTML page, persistent", _always("status", status=502, body="html")),
     Case("504", "504 of a proxy, persistent", _always("status", status=504, body="html"), calls=(1, 1)),
