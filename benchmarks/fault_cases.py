@@ -93,6 +93,10 @@ class Case:
     at: Literal["model", "refused", "garbage", "certificate", "dns"] = "model"
     helper: Literal["prefill", "plain"] = "prefill"
     dialect: Literal["openai", "clovastudio"] = "openai"
+    odd: bool = False
+    """Whether the answer has characters beyond U+FFFF, and separators that readers of lines split at."""
+    tools: bool = False
+    """Whether the answer is two calls of a tool."""
 
     def right(self, mode: Mode) -> Told | None:
         """The error that is right; None for the whole answer."""
@@ -105,6 +109,10 @@ def _always(name: str, **parameters: Any) -> Callable[[Timings], Rules]:
 
 def _once(name: str, **parameters: Any) -> Callable[[Timings], Rules]:
     return lambda _: ({"fault": {"name": name, **parameters}, "times": 1},)
+
+
+def _both(*faults: dict[str, Any]) -> Callable[[Timings], Rules]:
+    return lambda _: ({"fault": list(faults)},)
 
 
 def _until(stream_s: Callable[[Timings], float]) -> Callable[[Timings, Mode], float]:
@@ -126,6 +134,8 @@ _UNAVAILABLE = Told(503, "upstream_error", "upstream_unavailable")
 _INVALID = Told(502, "upstream_error", "upstream_invalid_answer")
 _TIMEOUT = Told(504, "upstream_error", "upstream_timeout")
 _CUT = Told(200, "upstream_error", "upstream_stream_cut")
+_ERROR_INSIDE = Told(200, "upstream_error", "upstream_stream_error")
+_CUT_AFTER = {"name": "cut_after", "tokens": CUT_TOKENS}
 
 CASES: tuple[Case, ...] = (
     # ── Refusals that pass ────────────────────────────────────────────────────────────────────────────────
@@ -201,7 +211,8 @@ CASES: tuple[Case, ...] = (
         named_s=lambda t: 2 * t.retry_after_s,
     ),
     # ── Broken servers ────────────────────────────────────────────────────────────────────────────────────
-    Case("500-once", "500, once", _once("status", status=500), calls=(2, 0)),
+    # After a failure of its own another provider is asked before the same one again.
+    Case("500-once", "500, once", _once("status", status=500), calls=(1, 1)),
     Case("503", "503, persistent", _always("status", status=503)),
     Case(
         "503-all",
@@ -210,6 +221,7 @@ CASES: tuple[Case, ...] = (
         _always("status", status=503),
         stream=_UNAVAILABLE,
         json=_UNAVAILABLE,
+        calls=(1, 2),
     ),
     Case("html", "502 with an HTML page, persistent", _always("status", status=502, body="html")),
     Case("504", "504 of a proxy, persistent", _always("status", status=504, body="html"), calls=(1, 1)),
@@ -362,6 +374,112 @@ CASES: tuple[Case, ...] = (
         stream=_CUT,
         modes=("stream",),
         calls=(1, 2),
+    ),
+    # ── An end that is none, and one that is ──────────────────────────────────────────────────────────────
+    Case(
+        "early-finish",
+        "a finish_reason after 20 of 60 tokens, and the rest after it",
+        _always("early_finish", tokens=20),
+        modes=("stream",),
+        calls=(1, 0),
+    ),
+    Case(
+        "early-finish-cut",
+        "a finish_reason after 20 of 60 tokens, cut after 40",
+        _both({"name": "early_finish", "tokens": 20}, _CUT_AFTER),
+        modes=("stream",),
+        calls=(1, 1),
+    ),
+    Case(
+        "early-finish-alone",
+        "a finish_reason after 20 of 60 tokens, cut after 40, no fallback",
+        _both({"name": "early_finish", "tokens": 20}, _CUT_AFTER),
+        fallback=_NOBODY,
+        stream=_CUT,
+        modes=("stream",),
+        calls=(1, 0),
+    ),
+    Case(
+        "error-after",
+        "an error object behind the finish_reason",
+        _always("after_finish", what="error"),
+        modes=("stream",),
+        calls=(1, 1),
+    ),
+    Case(
+        "error-after-alone",
+        "an error object behind the finish_reason, no fallback",
+        _always("after_finish", what="error"),
+        fallback=_NOBODY,
+        stream=_ERROR_INSIDE,
+        modes=("stream",),
+        calls=(1, 0),
+    ),
+    Case(
+        "chunk-after-alone",
+        "a malformed chunk behind the finish_reason, no fallback",
+        _always("after_finish", what="chunk"),
+        fallback=_NOBODY,
+        stream=_CUT,
+        modes=("stream",),
+        calls=(1, 0),
+    ),
+    Case(
+        "close-after",
+        "connection closed behind the finish_reason: the answer is whole",
+        _always("after_finish", what="close"),
+        modes=("stream",),
+        calls=(1, 0),
+    ),
+    Case("finish-error", 'finish_reason "error"', _always("finish_reason", value="error"), calls=(1, 1)),
+    Case(
+        "finish-error-alone",
+        'finish_reason "error", no fallback',
+        _always("finish_reason", value="error"),
+        fallback=_NOBODY,
+        stream=_CUT,
+        json=_INVALID,
+        calls=(1, 0),
+    ),
+    # ── The same answer in another shape ──────────────────────────────────────────────────────────────────
+    Case("parts", "content as parts", _always("content_parts"), calls=(1, 0)),
+    Case(
+        "parts-uncounted",
+        "content as parts, and no usage",
+        _both({"name": "content_parts"}, {"name": "usage_missing"}),
+        calls=(1, 0),
+    ),
+    Case(
+        "parts-cut",
+        "content as parts, cut after 40 of 60 tokens",
+        _both({"name": "content_parts"}, _CUT_AFTER),
+        modes=("stream",),
+        calls=(1, 1),
+    ),
+    Case("halves", "characters in halves", _always("halved_characters"), modes=("stream",), calls=(1, 0), odd=True),
+    Case(
+        "halves-cut",
+        "characters in halves, cut after 40 of 60 tokens",
+        _both({"name": "halved_characters"}, _CUT_AFTER),
+        modes=("stream",),
+        calls=(1, 1),
+        odd=True,
+    ),
+    Case("separators", "separators that readers of lines split at", calls=(1, 0), odd=True),
+    Case("no-index", "pieces of tool calls without an index", _always("no_index"), calls=(1, 0), tools=True),
+    Case("other-form", "JSON for a stream, a stream for JSON", _always("other_form"), calls=(1, 0)),
+    Case(
+        "other-form-calls",
+        "JSON for a stream, a stream for JSON, with tool calls",
+        _both({"name": "other_form"}, {"name": "no_index"}),
+        calls=(1, 0),
+        tools=True,
+    ),
+    Case(
+        "other-form-cut",
+        "JSON for a stream, a stream for JSON, without a finish_reason",
+        _both({"name": "other_form"}, {"name": "no_finish_reason"}),
+        calls=(1, 1),
     ),
     # ── Answers that are none ─────────────────────────────────────────────────────────────────────────────
     Case("type", "200 with a wrong content type", _always("wrong_content_type"), calls=(1, 1)),

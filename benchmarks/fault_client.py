@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Seen:
 
     stream: bool
     text: str = ""
+    """What was said, or the function that was called and its arguments."""
     finish_reason: str | None = None
     done: bool = False
     """Whether ``[DONE]`` came; of JSON, whether there was an answer."""
@@ -50,7 +51,8 @@ class Seen:
 
     def whole(self, text: str) -> bool:
         """Whether this is all of the answer ``text``, and says so."""
-        complete = self.done and self.finish_reason == "stop" and self.error is None and len(self.heads) == 1
+        ended = self.finish_reason in {"stop", "tool_calls"}
+        complete = self.done and ended and self.error is None and len(self.heads) == 1
         return complete and self.text == text
 
     def describe(self) -> str:
@@ -102,7 +104,15 @@ class _Recorded(httpx2.AsyncByteStream):
 
 
 async def ask(
-    base_url: str, api_key: str, model: str, prompt: str, *, stream: bool, max_tokens: int, patience_s: float
+    base_url: str,
+    api_key: str,
+    model: str,
+    prompt: str,
+    *,
+    stream: bool,
+    max_tokens: int,
+    patience_s: float,
+    tools: Sequence[Any] = (),
 ) -> Seen:
     """Sends one request and hears it out, for at most ``patience_s``; never raises for what the gateway does."""
     tape = _Tape()
@@ -119,7 +129,12 @@ async def ask(
                 client,
                 seen,
                 started_s,
-                {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens},
+                {
+                    "model": model,
+                    "messages": [{"role": "user", "content": prompt}],
+                    "max_tokens": max_tokens,
+                    **({"tools": tools} if tools else {}),
+                },
             )
     except (TimeoutError, openai.APITimeoutError):
         seen.gave_up = True
@@ -145,7 +160,7 @@ async def _json(client: openai.AsyncOpenAI, seen: Seen, started_s: float, body: 
     seen.first_token_s = time.monotonic() - started_s
     seen.request_id, seen.attempts = raw.headers["x-request-id"], raw.headers.get("x-naru-attempts")
     seen.heads.add((answer.id, answer.model, answer.created))
-    seen.text = answer.choices[0].message.content or ""
+    seen.text = said(answer.choices[0].message.model_dump())
     seen.finish_reason = answer.choices[0].finish_reason
     seen.usage = answer.usage and (answer.usage.prompt_tokens, answer.usage.completion_tokens)
     seen.done = True
@@ -157,6 +172,7 @@ async def _stream(client: openai.AsyncOpenAI, seen: Seen, started_s: float, body
     )
     headers = chunks.response.headers
     seen.request_id, seen.attempts = headers["x-request-id"], headers.get("x-naru-attempts")
+    calls: dict[int, str] = {}
     async for chunk in chunks:
         seen.heads.add((chunk.id, chunk.model, chunk.created))
         if chunk.usage is not None:
@@ -166,3 +182,14 @@ async def _stream(client: openai.AsyncOpenAI, seen: Seen, started_s: float, body
                 seen.first_token_s = time.monotonic() - started_s
             seen.text += choice.delta.content or ""
             seen.finish_reason = choice.finish_reason or seen.finish_reason
+            for call in choice.delta.tool_calls or []:
+                function = call.function
+                piece = f"{(function and function.name) or ''}{(function and function.arguments) or ''}"
+                calls[call.index] = calls.get(call.index, "") + piece
+    seen.text += "".join(calls.values())
+
+
+def said(message: Mapping[str, Any]) -> str:
+    """What a message says: its text, then each function that it calls, with its arguments."""
+    functions = [call["function"] for call in message.get("tool_calls") or []]
+    return (message["content"] or "") + "".join(function["name"] + function["arguments"] for function in functions)

@@ -13,6 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.fault_cases import ANSWER_TOKENS, FULL, MAX_TOKENS, REVOKED, Case, Mode, Rules, Timings
 from benchmarks.fault_client import Seen, ask
@@ -178,12 +179,24 @@ class Trial:
             stream=self.mode == "stream",
             max_tokens=MAX_TOKENS,
             patience_s=takes_s + _HANG_S,
+            tools=self.tools,
         )
 
     @property
     def prompt(self) -> str:
         """One of its own for each trial, so that answers which are crossed are noticed."""
-        return f"{self.case.name} ({self.mode}) [[sim tokens={ANSWER_TOKENS}]]"
+        odd = " odd=1" if self.case.odd else ""
+        if self.case.tools:
+            return f"서울, 부산 날씨를 알려 주세요: {self.case.name} ({self.mode})"
+        return f"{self.case.name} ({self.mode}) [[sim tokens={ANSWER_TOKENS}{odd}]]"
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """What the model may call: the weather in two cities, so that there are two calls."""
+        if not self.case.tools:
+            return []
+        parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+        return [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
 
     async def run(self, gateway: Gateway, expected: str) -> Result:
         """Sends it and judges what came; ``expected`` is what the model says to the prompt."""
@@ -290,7 +303,7 @@ def _model(name: str, upstream: str, provider: str, asked: str, *, context_token
         "stream_usage": not upstream.startswith("HCX"),
         "context_tokens": context_tokens,
         "max_output_tokens": 4_096,
-        "capabilities": ["prefill"] if upstream.startswith("claude") else [],
+        "capabilities": ["prefill", "tools"] if upstream.startswith("claude") else ["tools"],
     }
     price = f'{{ currency = "USD", input_micro_per_mtok = {price_in}, output_micro_per_mtok = {price_out} }}'
     values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in deployment.items())

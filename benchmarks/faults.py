@@ -30,6 +30,7 @@ from typing import Any
 import httpx
 
 from benchmarks.fault_cases import CASES, FAST, FULL, OUTAGE, OUTAGE_REFUSED, REVOKED, Timings
+from benchmarks.fault_client import said
 from benchmarks.fault_scenarios import outage, revoked
 from benchmarks.fault_trial import Gateway, Result, Trial, catalog_toml
 from benchmarks.in_process import SEOUL, gateways
@@ -123,13 +124,13 @@ async def _run(
     at_once: int,
     apart_s: float,
 ) -> list[Result]:
-    said, turn = await _expected(trials), asyncio.Semaphore(at_once)
+    answers, turn = await _expected(trials), asyncio.Semaphore(at_once)
     # Rare modules are imported by the request that first needs them; that is not to be in anybody's figures.
     await asyncio.to_thread(_import_rare)
 
     async def one(number: int, trial: Trial) -> Result:
         await asyncio.sleep(number * apart_s)
-        expected = said[trial.prompt]
+        expected = answers[trial.prompt]
         if trial.case in {OUTAGE, OUTAGE_REFUSED}:
             return await outage(trial, gateway, expected)
         if trial.case is REVOKED and replace_key is not None:
@@ -148,16 +149,20 @@ def _import_rare() -> None:
 
 async def _expected(trials: Sequence[Trial]) -> dict[str, str]:
     """What a healthy model says to each prompt."""
-    said = {}
+    expected = {}
     async with serve(SimulatedModel(Config()).handle) as server, httpx.AsyncClient(trust_env=False) as client:
         for trial in trials:
             answer = await client.post(
                 f"http://{server.host}:{server.port}/v1/chat/completions",
-                json={"model": "any", "messages": [{"role": "user", "content": trial.prompt}]},
+                json={
+                    "model": "any",
+                    "messages": [{"role": "user", "content": trial.prompt}],
+                    **({"tools": trial.tools} if trial.tools else {}),
+                },
                 headers={"authorization": "Bearer any"},
             )
-            said[trial.prompt] = answer.json()["choices"][0]["message"]["content"]
-    return said
+            expected[trial.prompt] = said(answer.json()["choices"][0]["message"])
+    return expected
 
 
 def _policy(timings: Timings) -> HealthPolicy:

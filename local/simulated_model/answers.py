@@ -20,6 +20,7 @@ from local.simulated_model.instructions import Directives, without_directives
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 _EFFORT_TOKENS = {"none": 0, "low": 24, "medium": 72, "high": 160}
+_ODD = "😀\u2028🌍\x85\u2029\u000b\x1c👩\u200d🚀 "
 _DEFAULT_JSON = {
     "type": "object",
     "properties": {
@@ -172,6 +173,8 @@ def _content(asked: Asked, seed: int) -> list[str]:
     last = asked.messages[-1]
     if last["role"] in {"tool", "function"}:
         lead = f"조회한 결과는 “{message_text(last)}”입니다. "
+    if asked.directives.odd:
+        lead += _ODD
     pictures = sum(dialects.images(message) for message in asked.messages)
     if pictures:
         lead += f"사진 {pictures}장을 보았습니다. "

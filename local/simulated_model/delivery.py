@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -70,16 +71,17 @@ class Delivery:
         self._rng = rng
         self._started_at = time.monotonic()
         self._sent_tokens = 0
+        self._streams = order.row["stream"] != ("other_form" in order.faults)
         seed = order.body.get("seed")
         self._envelope = {
             "id": order.row["id"],
-            "object": "chat.completion.chunk" if order.row["stream"] else "chat.completion",
+            "object": "chat.completion.chunk" if self._streams else "chat.completion",
             "created": int(time.time()),
             "model": order.row["model"],
             "system_fingerprint": None if seed is None else f"fp_{digest(seed):024x}"[:13],
         }
         asked = (order.body.get("stream_options") or {}).get("include_usage")
-        self._usage_asked = bool(asked) and "usage_missing" not in self._faults
+        self._usage_asked = (bool(asked) or not order.row["stream"]) and "usage_missing" not in self._faults
 
     async def run(self) -> None:
         """Deliver the answer. Raises ClientGone."""
@@ -98,7 +100,7 @@ class Delivery:
             return
         try:
             with suppress(_EndedByFault):
-                await (self._stream() if self._row["stream"] else self._json())
+                await (self._stream() if self._streams else self._json())
         finally:
             self._close(finished=False)
 
@@ -238,12 +240,20 @@ class Delivery:
     def _json_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         thinking_field = self._config.thinking_field if self._row["face"] == "clova" else None
         pieces = [step.piece for step in choice.steps if step.kind == "content"]
+        message = fragments.message(choice, thinking_field)
+        if "content_parts" in self._faults and message["content"]:
+            half = len(message["content"]) // 2
+            message["content"] = [fragments.in_parts(message["content"][:half], 1), message["content"][half:]]
         return {
             "index": index,
-            "message": fragments.message(choice, thinking_field),
+            "message": message,
             "logprobs": self._logprobs(pieces),
-            "finish_reason": None if "no_finish_reason" in self._faults else choice.finish_reason,
+            "finish_reason": self._finish_reason(choice),
         }
+
+    def _finish_reason(self, choice: Choice) -> str | None:
+        fault = self._faults.get("finish_reason")
+        return None if "no_finish_reason" in self._faults else fault.value if fault else choice.finish_reason
 
     def _end_by(self, fault: Fault) -> None:
         if fault.how == "reset":
@@ -262,7 +272,9 @@ class Delivery:
         for index, choice in enumerate(self._order.choices):
             speaks = not choice.tool_calls()
             await self._chunk(index, {"role": "assistant", "content": "" if speaks else None}, bad_quotes=index == 0)
-        once = [self._faults[name] for name in ("malformed_chunk", "stall_after") if name in self._faults]
+        once = [
+            self._faults[name] for name in ("malformed_chunk", "stall_after", "early_finish") if name in self._faults
+        ]
         for position, (due, index, step) in enumerate(schedule):
             await self._interrupt(once)
             await self._pause_until(due)
@@ -280,6 +292,8 @@ class Delivery:
             once.remove(fault)
             if fault.name == "malformed_chunk":
                 await self._write(_MALFORMED)
+            elif fault.name == "early_finish":
+                await self._write(self._event([{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]))
             else:
                 await self._pause(_FOREVER_S if fault.seconds is None else fault.seconds)
         cut, error = self._faults.get("cut_after"), self._faults.get("error_in_200")
@@ -305,6 +319,15 @@ class Delivery:
         logprobs = self._logprobs([step.piece]) if step.kind == "content" else None
         delta = fragments.delta(step, self._config.thinking_field)
         self._sent_tokens += step.tokens
+        if "no_index" in self._faults:
+            for call in delta.get("tool_calls", ()):
+                del call["index"]
+        if "halved_characters" in self._faults and step.kind == "content":
+            for piece in fragments.halves(step.piece)[:-1]:
+                await self._chunk(index, {"content": piece})
+            delta["content"] = fragments.halves(step.piece)[-1]
+        if "content_parts" in self._faults and step.kind == "content":
+            delta["content"] = fragments.in_parts(delta["content"], self._sent_tokens)
         await self._chunk(index, delta, logprobs=logprobs, usage=usage)
 
     async def _chunk(
@@ -331,15 +354,31 @@ class Delivery:
                 chunk["latency_ms"] = self._elapsed_ms()
         elif self._usage_asked:
             chunk["usage"] = None
+        if "halved_characters" in self._faults:
+            return b"data: %b\n\n" % json.dumps(chunk).encode()  # half a character has no bytes of its own
         return b"data: " + compact_json(chunk).encode() + b"\n\n"
+
+    async def _end_after_finish(self, fault: Fault) -> None:
+        if fault.what == "close":
+            self._response.close()
+            return
+        if fault.what == "error":
+            await self._error_event(fault)
+        else:
+            await self._write(_MALFORMED)
+        await self._response.finish()
 
     async def _finish_stream(self) -> None:
         self._close(finished=True)
         tail = []
         if "no_finish_reason" not in self._faults:
             for index, choice in enumerate(self._order.choices):
-                end = {"index": index, "delta": {}, "logprobs": None, "finish_reason": choice.finish_reason}
-                tail.append(self._event([end]))
+                reason = self._finish_reason(choice)
+                tail.append(self._event([{"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}]))
+        if fault := self._faults.get("after_finish"):
+            await self._write(b"".join(tail))
+            await self._end_after_finish(fault)
+            return
         elsewhere = {"usage_in_choice_chunk", "usage_in_every_chunk"} & self._faults.keys()
         if self._usage_asked and not elsewhere:
             tail.append(self._event([], usage=True))

@@ -30,6 +30,19 @@ stall_after            tokens, seconds                             silence after
 malformed_chunk        tokens                                      after so many tokens one chunk is not JSON. As usual
 missing_done           -                                           no `data: [DONE]`. As usual
 no_finish_reason       -                                           finish_reason stays null. As usual
+finish_reason          value                                       another finish_reason, such as "error". As usual
+early_finish           tokens                                      a finish_reason after so many tokens of a stream,
+                                                                   and the answer goes on. As usual
+after_finish           what                                        behind a stream's finish_reason comes an error, half a
+                                                                   chunk or a broken connection (close), and nothing
+                                                                   more. As usual
+content_parts          -                                           content is a list of parts, or one part, and now and
+                                                                   then a text. As usual
+halved_characters      -                                           a stream's characters beyond U+FFFF come in halves, as
+                                                                   escapes, in two chunks. As usual
+no_index               -                                           a stream's pieces of tool calls have no index. As usual
+other_form             -                                           JSON where a stream was asked for, a stream where JSON
+                                                                   was. As usual
 drip                   byte_ms                                     one byte at a time (1000 ms). As usual
 huge_headers           bytes                                       a header of so many bytes (64 KiB). As usual
 wrong_content_type     value                                       text/html, or the value. As usual
@@ -74,6 +87,13 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "malformed_chunk": ("tokens",),
     "missing_done": (),
     "no_finish_reason": (),
+    "finish_reason": ("value",),
+    "early_finish": ("tokens",),
+    "after_finish": ("what",),
+    "content_parts": (),
+    "halved_characters": (),
+    "no_index": (),
+    "other_form": (),
     "drip": ("byte_ms",),
     "huge_headers": ("bytes",),
     "wrong_content_type": ("value",),
@@ -109,6 +129,7 @@ class Fault:
     seconds: float | None = None
     ms: float = 0.0
     how: Literal["reset", "close", "end"] = "reset"
+    what: Literal["error", "chunk", "close"] = "error"
     byte_ms: float = 1000.0
     bytes: int = 64 * 1024
     value: str = "text/html; charset=utf-8"
@@ -174,6 +195,7 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("code", "message", "retry_after", "retry_after_ms", "value", "model"), str),
     "body": _one_of("openai", "native", "html", "empty"),
     "how": _one_of("reset", "close", "end"),
+    "what": _one_of("error", "chunk", "close"),
     "face": _one_of("openai", "clova"),
     "headers": _headers,
     "event": _flag,

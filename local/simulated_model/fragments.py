@@ -61,3 +61,19 @@ def delta(step: Step, thinking_field: str) -> dict[str, Any]:
         return {"tool_calls": [{"index": step.call, "function": {"arguments": step.piece}}]}
     function = {"name": step.piece, "arguments": ""}
     return {"tool_calls": [{"index": step.call, "id": step.call_id, "type": "function", "function": function}]}
+
+
+def in_parts(text: str, turn: int) -> Any:
+    """Return a text as some providers give it: a list of parts, one part, or a text, in turn."""
+    part = {"type": "text", "text": text}
+    return ([part], part, text)[turn % 3]
+
+
+def halves(text: str) -> list[str]:
+    """Return a text cut in the middle of its first character beyond U+FFFF, if it has one."""
+    place = next((index for index, character in enumerate(text) if ord(character) > 0xFFFF), None)
+    if place is None:
+        return [text]
+    first, second = text[place].encode("utf-16-le")[:2], text[place].encode("utf-16-le")[2:]
+    high, low = (half.decode("utf-16-le", "surrogatepass") for half in (first, second))
+    return [text[:place] + high, low + text[place + 1 :]]

@@ -17,7 +17,8 @@ from local.simulated_model.faults import BadInstructionError, Fault
 class Directives:
     """What `[[sim key=value …]]` in the last user message asks for.
 
-    `tokens` is the exact length of a text answer, `cached` and `reasoning` are token counts; `fault` may be repeated;
+    `tokens` is the exact length of a text answer, `cached` and `reasoning` are token counts; with `odd=1` the answer begins
+    with characters beyond U+FFFF and with separators that readers of lines split at; `fault` may be repeated;
     `id` does nothing but make a prompt unique, so that `times` counts for it alone.
     """
 
@@ -26,13 +27,14 @@ class Directives:
     token_ms: float | None = None
     cached: int | None = None
     reasoning: int | None = None
+    odd: int | None = None
     id: str | None = None
     faults: tuple[Fault, ...] = ()
 
 
 _DIRECTIVE = re.compile(r" ?\[\[sim\b([^\]]*)\]\]")
 _NUMBERS: Mapping[str, Callable[[str], float]] = {
-    "tokens": int, "ttft_ms": float, "token_ms": float, "cached": int, "reasoning": int,
+    "tokens": int, "ttft_ms": float, "token_ms": float, "cached": int, "reasoning": int, "odd": int,
 }  # fmt: skip
 
 

@@ -254,6 +254,46 @@ def test_done_and_the_finish_reason_can_be_missing(ask: Asker) -> None:
     assert [row["finished"] for row in ask.model.stats()["billed"]] == [True] * 4
 
 
+def test_a_finish_reason_can_come_early_or_be_another_one(ask: Asker) -> None:
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks(ask("fault=early_finish:5", stream=True).text)]
+    assert [reason for reason in reasons if reason] == ["stop", "stop"]
+    assert reasons.index("stop") == 1 + 5  # the role, and so many tokens
+    assert ask("fault=finish_reason:error").json()["choices"][0]["finish_reason"] == "error"
+
+
+@pytest.mark.parametrize("what", ["error", "chunk", "close"])
+def test_something_can_come_behind_the_finish_reason(ask: Asker, what: str) -> None:
+    read, error = ask.cut(f"fault=after_finish:{what}")
+    behind = read[read.index('"finish_reason":"stop"') :]
+    assert "[DONE]" not in read
+    assert (('"error"' in behind), ("chat.completion.chu" in behind)) == (what == "error", what == "chunk")
+    assert (error is not None) == (what == "close")
+
+
+def test_the_same_answer_can_have_another_shape(ask: Asker) -> None:
+    said = ask("odd=1").json()["choices"][0]["message"]["content"]
+    assert "😀\u2028" in said
+    deltas = [
+        chunk["choices"][0]["delta"].get("content")
+        for chunk in chunks(ask("odd=1 fault=halved_characters", stream=True).text)
+    ]
+    assert {delta[-1:] for delta in deltas if delta} & {"\ud83d"}
+    whole = "".join(delta or "" for delta in deltas).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    assert whole == said
+    kinds = {
+        type(chunk["choices"][0]["delta"].get("content"))
+        for chunk in chunks(ask("fault=content_parts", stream=True).text)
+    }
+    assert {list, dict, str} <= kinds
+
+
+def test_an_answer_can_come_in_the_other_form(ask: Asker) -> None:
+    assert ask("fault=other_form", stream=True).json()["object"] == "chat.completion"
+    streamed = chunks(ask("fault=other_form").text)
+    assert streamed[0]["object"] == "chat.completion.chunk"
+    assert streamed[-1]["usage"]["completion_tokens"] == TOKENS
+
+
 def test_a_dripping_answer_comes_byte_by_byte(ask: Asker) -> None:
     begun = time.monotonic()
     answer = ask("fault=drip:1", max_tokens=1)

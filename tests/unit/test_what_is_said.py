@@ -105,6 +105,11 @@ CONTENT: dict[str, tuple[Any, tuple[str, str, str]]] = {
         [{"type": "thinking", "thinking": "hm", "signature": "EqQ"}, {"type": "text", "text": "Seoul"}],
         ("Seoul", "hm", ""),
     ),
+    "Gemini's thought": ([{"text": "hm", "thought": True}, {"text": "Seoul"}], ("Seoul", "hm", "")),
+    "a message as a part": (
+        [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Seoul"}]}],
+        ("Seoul", "", ""),
+    ),
     "Databricks' reasoning": (
         [
             {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm", "signature": ""}]},
@@ -218,12 +223,32 @@ def test_words_of_any_shape_are_charged_without_usage(
     assert (row.usage.completion_tokens, row.usage_source) == (estimate("단어 " * 400, "hyperclova"), "estimated")
 
 
-@pytest.mark.parametrize("name", ["message", "text"])
-def test_words_beside_the_delta_are_words(name: str) -> None:
-    said: Any = {"role": "assistant", "content": "Seoul"} if name == "message" else "Seoul"
-    whole = {"id": "1", "choices": [{"index": 0, name: said, "finish_reason": None}]}
-    read, tokens = relayed(stream(whole, chunk(0, "stop")))
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": {"role": "assistant", "content": "Seoul"}},
+        {"message": "Seoul"},
+        {"text": "Seoul"},
+        {"delta": "Seoul"},
+        {"delta": None, "message": {"content": "Seoul"}},
+    ],
+)
+def test_words_beside_the_delta_are_words(said: dict[str, Any]) -> None:
+    beside = {"id": "1", "choices": [{"index": 0, **said, "finish_reason": None}]}
+    read, tokens = relayed(stream(beside, chunk(0, "stop")))
     assert (read.text, tokens) == ("Seoul", estimate("Seoul", "hyperclova"))
+
+
+def test_an_answer_that_is_repeated_as_a_message_is_not_said_twice() -> None:
+    again = {"id": "1", "choices": [{"index": 0, "message": {"content": "Seoul"}, "finish_reason": "stop"}]}
+    read, tokens = relayed(stream(chunk(content="Se"), chunk(content="oul"), again))
+    assert (read.text, read.finish, tokens) == ("Seoul", ["stop"], estimate("Seoul", "hyperclova"))
+
+
+def test_every_choice_that_is_shown_has_a_delta() -> None:
+    bare = {"id": "1", "choices": [{"index": 0, "finish_reason": "stop"}]}
+    read, _ = relayed(stream(chunk(content="Seoul"), bare))
+    assert (read.text, read.finish) == ("Seoul", ["stop"])
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "content", "thinking", "value", "x"]), inner, max_size=3), max_leaves=12))  # fmt: skip
@@ -296,11 +321,16 @@ def test_a_character_that_is_cut_arrives_whole(
     assert expected in json.dumps(whole["choices"], ensure_ascii=False)
 
 
-@pytest.mark.parametrize("name", ["name", "arguments"])
-def test_a_character_in_a_call_of_the_old_kind_arrives_whole(name: str) -> None:
-    events = [chunk(function_call={name: "A\ud83d"}), chunk(function_call={name: "\ude00B"}), chunk(0, "function_call")]
+@pytest.mark.parametrize(
+    ("part", "name"), [("function_call", "name"), ("function_call", "arguments"), ("audio", "transcript")]
+)
+@pytest.mark.parametrize(("pieces", "expected"), PIECES.values(), ids=PIECES)
+def test_a_character_in_an_old_call_or_a_transcript_arrives_whole(
+    part: str, name: str, pieces: list[str], expected: str
+) -> None:
+    events = [*(chunk(**{part: {name: piece}}) for piece in pieces), chunk(0, "stop")]
     (choice,) = assembled(stream(*events), dialects.for_name("openai"), choices=1)["choices"]
-    assert choice["message"]["function_call"] == {name: "A😀B"}
+    assert choice["message"][part] == {name: expected}
 
 
 @pytest.mark.parametrize("raw", [b"\xf0\x9f|\x98\x80", b"\xed\xa0\xbd|\xed\xb8\x80", b"\xe2|\x82\xac", b"\xc3|\xa9"])
@@ -485,6 +515,14 @@ CALLS: dict[str, tuple[list[dict[str, Any]], dict[int, tuple[str, str, str]]]] =
         [calls(call("f", '{"x":1}', index=0, id="a")), calls(call("g", '{"y"', index=0, id="b")), calls(call(None, ":2}", index=0))],
         TWO,
     ),
+    "all with index 0 and no id": (
+        [calls(call("f", '{"x":1}', index=0, id="")), calls(call("g", '{"y":2}', index=0, id=""))],
+        {0: ("", "f", '{"x":1}'), 1: ("", "g", '{"y":2}')},
+    ),
+    "another id with every piece, as an old vLLM does": (
+        [calls(call("f", '{"x"', id="a")), calls(call(None, ":1", id="x1")), calls(call(None, "}", id="x2"))],
+        {0: ("a", "f", '{"x":1}')},
+    ),
     "index null": ([calls(call("f", '{"x"', index=None, id="a")), calls(call(None, ":1}", index=None))], {0: ("a", "f", '{"x":1}')}),
     "arguments as an object": ([calls(call("f", {"x": 1}, id="a")), calls(call("g", {"y": 2}, id="b"))], TWO),
     "a call by itself": ([chunk(tool_calls=call("f", {"x": 1}, id="a"))], {0: ("a", "f", '{"x":1}')}),
@@ -537,10 +575,19 @@ def test_json_that_came_for_a_stream_is_streamed(
     assert (row.outcome, row.usage_source, row.usage.completion_tokens) == ("completed", "reported", 5)
 
 
+def test_json_without_a_word_that_came_for_a_stream_is_whole(
+    gateway: Gateway, answering: Callable[..., Providers]
+) -> None:
+    empty = {**WHOLE, "choices": [{"index": 0, "message": {"content": ""}, "finish_reason": "length"}]}
+    answering(Answer([json.dumps(empty).encode()], content_type="application/json"))
+    read = read_with_sdk(gateway.ask(stream=True))
+    assert (read.text, read.finish, read.done) == ("", ["length"], True)
+
+
 @pytest.mark.parametrize(
     ("body", "result"),
     [
-        ({"error": {"message": "overloaded", "type": "server_error"}}, "200 server"),
+        ({"error": {"message": "The server had an error", "type": "server_error"}}, "200 server"),
         ({**WHOLE, "choices": [{**WHOLE["choices"][0], "finish_reason": None}]}, "invalid_answer"),  # type: ignore[index]
         ({"choices": []}, "invalid_answer"),
         ({"hello": "world"}, "invalid_answer"),

@@ -81,7 +81,7 @@ class _Answer:
 def _merge(so_far: dict[str, Any], delta: Mapping[str, Any]) -> None:
     for name, value in delta.items():
         before = so_far.get(name)
-        if value is None and name in so_far:
+        if (value is None and name in so_far) or (name == "id" and before):
             continue
         if name == "tool_calls" and isinstance(value, list):
             _merge_calls(so_far, value)

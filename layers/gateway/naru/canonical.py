@@ -33,6 +33,8 @@ OTHER_PARTS = "content_parts"
 
 _RENAMED = frozenset({"thinking_content", "thinking", "reasoning_text"})
 _TEXT_FIELDS = frozenset({"content", "refusal", "tool_calls", "function_call", "audio", OTHER_PARTS, *THOUGHTS})
+_PLAIN = frozenset({"content", "reasoning_content", "refusal", "role"})
+_TEXT_TYPES = frozenset({str, type(None)})
 _KIND_OF_TYPE = {
     **dict.fromkeys(("text", "output_text", "input_text", "text_delta"), "content"),
     **dict.fromkeys(
@@ -70,19 +72,13 @@ def answer(payload: dict[str, Any]) -> dict[str, Any]:
     choices = payload.get("choices")
     if not isinstance(choices, list):
         return payload
-    canonical = [_choice(choice) for choice in choices]
-    if all(new is old for new, old in zip(canonical, choices, strict=True)):
-        return payload
-    return {**payload, "choices": canonical}
+    return _with_choices(payload, [_choice(choice) for choice in choices])
 
 
 def as_chunk(payload: dict[str, Any]) -> dict[str, Any]:
     """A chunk whose choices have a ``delta``, also where the provider calls it otherwise, or sent a whole answer."""
-    choices = payload["choices"]
-    deltas = [_with_delta(choice) for choice in choices]
-    if all(new is old for new, old in zip(deltas, choices, strict=True)):
-        return payload
-    return {**payload, "object": "chat.completion.chunk", "choices": deltas}
+    chunk = _with_choices(payload, [_with_delta(choice) for choice in payload["choices"]])
+    return payload if chunk is payload else {**chunk, "object": "chat.completion.chunk"}
 
 
 def is_error(payload: Any) -> bool:
@@ -132,6 +128,13 @@ def text_of_other_parts(parts: list[Any]) -> str:
     return "".join(_json(part) for part in parts if not isinstance(part, dict) or str(part.get("type")) not in media)
 
 
+def _with_choices(payload: dict[str, Any], choices: list[Any]) -> dict[str, Any]:
+    for new, old in zip(choices, payload["choices"], strict=True):
+        if new is not old:
+            return {**payload, "choices": choices}
+    return payload
+
+
 def _choice(choice: Any) -> Any:
     if not isinstance(choice, dict):
         return choice
@@ -144,15 +147,16 @@ def _choice(choice: Any) -> Any:
 def _with_delta(choice: dict[str, Any]) -> dict[str, Any]:
     if isinstance(choice.get("delta"), dict):
         return choice
-    if isinstance(message := choice.get("message"), dict):
-        return {**{name: value for name, value in choice.items() if name != "message"}, "delta": message}
-    if isinstance(text := choice.get("text"), str):
-        return {**{name: value for name, value in choice.items() if name != "text"}, "delta": {"content": text}}
-    return choice
+    name = next((name for name in ("delta", "message", "text") if isinstance(choice.get(name), (str, dict))), "")
+    said = choice.get(name, {})
+    rest = {key: value for key, value in choice.items() if key != name}
+    return {**rest, "delta": {"content": said} if isinstance(said, str) else said}
 
 
 def _said(said: dict[str, Any]) -> dict[str, Any]:
     """A message or a delta in the canonical form; itself where it is in that already."""
+    if _PLAIN.issuperset(said) and _TEXT_TYPES.issuperset(map(type, said.values())):
+        return said  # nearly every chunk
     changed: dict[str, Any] = {}
     found: dict[str, list[Any]] = {"content": [], "thoughts": [], "refusal": [], "rest": []}
     content = said.get("content")
@@ -254,7 +258,7 @@ def _sort_object(part: dict[str, Any], kind: str, found: Mapping[str, list[Any]]
     label = part.get("type")
     label = label if isinstance(label, str) else ""
     if kind == "content":  # the parts of a thought are thoughts
-        kind = _KIND_OF_TYPE.get(label, kind)
+        kind = "thoughts" if part.get("thought") is True else _KIND_OF_TYPE.get(label, kind)  # the flag is Gemini's
     if label not in _NOT_TEXT:
         for name in _names(part):
             _sort(part[name], _KIND_OF_NAME.get(name, kind) if kind == "content" else kind, found, depth + 1)

@@ -9,7 +9,8 @@ from typing import Any
 
 from naru.halves import has_halves, mend, mend_start
 
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+_OF_AN_OBJECT = {"function_call": ("name", "arguments"), "audio": ("transcript",)}
 _OF_A_CALL = {"function": ("name", "arguments"), "custom": ("name", "input")}
 
 
@@ -58,7 +59,10 @@ class Deltas:
         A half whose other half may still come is held back, and begins the next piece of the same text.
         """
         changed = [self._choice(choice) for choice in choices]
-        return choices if all(new is old for new, old in zip(changed, choices, strict=True)) else changed
+        for new, old in zip(changed, choices, strict=True):
+            if new is not old:
+                return changed
+        return choices
 
     def held(self, key: str) -> dict[str, Any]:
         """A delta with a replacement character for each half of a choice that never met its other half."""
@@ -68,8 +72,8 @@ class Deltas:
             match path[1:]:
                 case (name,):
                     delta[name] = text
-                case ("function_call", name):
-                    delta.setdefault("function_call", {})[name] = text
+                case (part, name):
+                    delta.setdefault(part, {})[name] = text
                 case (index, kind, name):
                     call: dict[str, Any] = {"index": int(index), kind: {name: text}}
                     delta.setdefault("tool_calls", []).append(call)
@@ -82,33 +86,32 @@ class Deltas:
             return choice
         key = self.key(choice)
         changed: dict[str, Any] = {}
-        for name in _TEXTS:
-            if isinstance(text := delta.get(name), str) and (mended := self._mended((key, name), text)) is not text:
-                changed[name] = mended
-        function = delta.get("function_call")
-        if isinstance(function, dict):
-            mended_function = self._function((key, "function_call"), function, ("name", "arguments"))
-            if mended_function is not function:
-                changed["function_call"] = mended_function
-        calls = delta.get("tool_calls")
-        if isinstance(calls, list) and calls and (numbered := self._numbered(key, calls)) is not calls:
-            changed["tool_calls"] = numbered
+        for name, said in delta.items():
+            new = said
+            if isinstance(said, str):
+                new = self._mended((key, name), said) if name in _TEXTS else said
+            elif isinstance(said, dict) and name in _OF_AN_OBJECT:
+                new = self._texts_of((key, name), said, _OF_AN_OBJECT[name])
+            elif isinstance(said, list) and said and name == "tool_calls":
+                new = self._numbered(key, said)
+            if new is not said:
+                changed[name] = new
         return {**choice, "delta": {**delta, **changed}} if changed else choice
 
     def _mended(self, path: tuple[str, ...], text: str) -> str:
-        if not text or not (path in self._held or has_halves(text)):
+        if not text or not ((self._held and path in self._held) or has_halves(text)):
             return text
         mended, rest = mend_start(self._held.pop(path, "") + text)
         if rest:
             self._held[path] = rest
         return mended
 
-    def _function(self, path: tuple[str, ...], function: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    def _texts_of(self, path: tuple[str, ...], part: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
         for name in names:
-            text = function.get(name)
+            text = part.get(name)
             if isinstance(text, str) and (mended := self._mended((*path, name), text)) is not text:
-                function = {**function, name: mended}
-        return function
+                part = {**part, name: mended}
+        return part
 
     def _numbered(self, key: str, calls: list[Any]) -> list[Any]:
         of = self._calls.setdefault(key, _Calls())
@@ -127,7 +130,7 @@ class Deltas:
     def _call(self, path: tuple[str, ...], call: dict[str, Any]) -> dict[str, Any]:
         for kind, names in _OF_A_CALL.items():
             part = call.get(kind)
-            if isinstance(part, dict) and (mended := self._function((*path, kind), part, names)) is not part:
+            if isinstance(part, dict) and (mended := self._texts_of((*path, kind), part, names)) is not part:
                 call = {**call, kind: mended}
         return call
 
@@ -137,8 +140,10 @@ def _numbered(call: dict[str, Any], index: int, known: _Call) -> dict[str, Any]:
     said = _function_of(call)
     given = call.get("index")
     if given != index or not isinstance(given, int) or isinstance(given, bool):
+        # Said again only to tell whose arguments these are; SDKs would append it.
+        if given is None and known.id:
+            call = {name: value for name, value in call.items() if name != "id"}
         if given is None and known.name and said.get("name") == known.name:
-            # Said again only to tell whose arguments these are; a client would read it as a part of the name.
             unnamed = {name: value for name, value in said.items() if name != "name"}
             call = {**call, "function" if "function" in call else "custom": unnamed}
         call = {**call, "index": index}
@@ -157,12 +162,12 @@ def _index(of: _Calls, call: Mapping[str, Any], position: int | None, taken: set
     """Which call a delta belongs to. A provider's own index counts, unless it gives one to two calls (as Gemini's
     compatibility layer does); without it the id tells, then the name, then the order.
     """
-    given, identity = _number(call.get("index")), _string(call.get("id"))
-    name = _string(_function_of(call).get("name"))
+    given, identity, function = _number(call.get("index")), _string(call.get("id")), _function_of(call)
+    name, says = _string(function.get("name")), _string(function.get("arguments")) or _string(function.get("input"))
     last = max(of.known, default=-1)
     if given is not None:
         index = of.place.get(given)
-        if index is None or (identity and name and of.known[index].id not in {"", identity}):
+        if index is None or _is_another(of.known[index], identity, name, says):
             index = last + 1 if given in of.known else given
             of.place[given] = index
         return index
@@ -170,11 +175,20 @@ def _index(of: _Calls, call: Mapping[str, Any], position: int | None, taken: set
         return same[0]
     if position is not None and not name and not identity:
         return position
-    if last < 0 or last in taken or (identity and of.known[last].id):
+    if last < 0 or last in taken:
         return last + 1
     known = of.known[last]
+    if identity and known.id and (name or not says or known.is_over):
+        return last + 1
     goes_on = not name or not known.name or (name == known.name and not known.is_over)
     return last if goes_on else last + 1
+
+
+def _is_another(known: _Call, identity: str, name: str, says: str) -> bool:
+    """Whether what comes under the index of a call that is known begins another one."""
+    if not name or not known.name:
+        return False
+    return known.id not in {"", identity} if identity else bool(says) and known.is_over
 
 
 def _number(value: Any) -> int | None:

@@ -13,6 +13,7 @@ import json
 import re
 from typing import Any
 
+_JSON = json.JSONDecoder(strict=False)
 _FEW_BYTES = 12
 REPLACEMENT = "\ufffd"
 
@@ -32,7 +33,7 @@ def read_json(data: bytes) -> Any:
         text = data.decode()
     except UnicodeDecodeError:
         text = _decoded(data)
-    return json.loads(text, strict=False)
+    return _JSON.decode(text)
 
 
 def _decoded(data: bytes) -> str:

@@ -96,6 +96,8 @@ class ChunkRelay:
         """Of each choice that has ended the reason, and the event that says so."""
         self._spoken: set[str] = set()
         self._called: set[str] = set()
+        self._by_deltas: set[str] = set()
+        """The choices that speak in deltas, as they should."""
         self._head: dict[str, Any] = {}
         self._text: list[str] = []
         self._only_text = choices == 1
@@ -156,7 +158,7 @@ class ChunkRelay:
         chunk = self._parse(data)
         if chunk is None:
             return None
-        delta = canonical.as_chunk(chunk)
+        delta = self._as_chunk(chunk)
         if self._usage.feed(chunk):
             self._is_reported = True
             self.usage_is_behind = False
@@ -173,6 +175,8 @@ class ChunkRelay:
         choices = changed["choices"]
         self._remember(choices)
         open_ = [went_on for choice in choices if (went_on := self._went_on(choice, data, chunk, changed)) is not None]
+        if delta is chunk and len(self._by_deltas) < len(self._spoken):
+            self._by_deltas |= self._spoken
         if not open_:
             return None
         if any(new is not old for new, old in zip(open_, choices, strict=False)) or len(open_) < len(choices):
@@ -220,6 +224,17 @@ class ChunkRelay:
         elif not chunk or is_noise(data):
             return None
         raise InvalidChunkError
+
+    def _as_chunk(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        delta = canonical.as_chunk(chunk)
+        if delta is chunk:
+            return chunk
+        # Behind its deltas some repeat the whole answer as a message.
+        choices = [
+            {**new, "delta": {}} if new is not old and self._deltas.key(new) in self._by_deltas else new
+            for new, old in zip(delta["choices"], chunk["choices"], strict=True)
+        ]
+        return {**delta, "choices": choices}
 
     def _rest_of(self, choices: list[dict[str, Any]], overlap: Overlap) -> list[dict[str, Any]]:
         rest = []

@@ -253,6 +253,8 @@ class CompletionCounter:
                         self._add_call(key, call.get("function") or call.get("custom"))
             elif name == "function_call":
                 self._add_call(key, value)
+            elif name == "audio" and isinstance(value, dict):
+                self._add(self._answers, key, value.get("transcript"))
 
     @property
     def completion_tokens(self) -> int:
