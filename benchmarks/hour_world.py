@@ -25,9 +25,9 @@ from benchmarks.storm_provider import catalog as catalog_text
 from naru.batch_pace import PacedHealth
 from naru.catalog import Deployment, parse
 from naru.completions import Call, Completions
-from naru.dialects import ProviderFault
 from naru.errors import NaruError
 from naru.failures import fault_failure, transport_failure
+from naru.faults import ProviderFault
 from naru.health import Health
 from naru.keys import Proven, hash_secret, new_key_id, new_secret
 from naru.ledger import Ledger
@@ -171,11 +171,11 @@ class Provider:
             if phase.mood == "fails" or _ODD in prompt:
                 await asyncio.sleep(_FAILED_S)
                 hour.failed_s.append(hour.loop.time())
-                raise fault_failure(deployment, ProviderFault("no", None, None, "other"), status=500)
+                raise fault_failure(deployment, ProviderFault("server", "status-500", 500, "no"))
             if self.in_flight >= phase.takes:
                 await asyncio.sleep(_REFUSED_S)
                 hour.refused_s.append(hour.loop.time())
-                raise fault_failure(deployment, ProviderFault("no", None, None, "rate_limited"), status=429)
+                raise fault_failure(deployment, ProviderFault("rate_limited", "status-429", 429, "no"))
             began_s = hour.loop.time()
             self.in_flight += 1
             try:
@@ -350,7 +350,7 @@ class _World:
             await asyncio.sleep(1.0)
 
 
-def simulate(setup: Setup = Setup()) -> Hour:  # noqa: B008 - frozen
+def simulate(setup: Setup = Setup()) -> Hour:
     """Runs the hour. The same setup gives the same hour."""
     hour = Hour(setup)
     with simulated(hour.loop):

@@ -348,7 +348,20 @@ ANYTHING = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["error", "status", "message", "code", "type", "detail", "param", "details", "metadata", "raw", "errors", "x"]
+                [
+                    "error",
+                    "status",
+                    "message",
+                    "code",
+                    "type",
+                    "detail",
+                    "param",
+                    "details",
+                    "metadata",
+                    "raw",
+                    "errors",
+                    "x",
+                ]
             ),
             inner,
             max_size=4,

@@ -183,7 +183,11 @@ def extended(item: dict[str, Any], path: tuple[str | int, ...], unknown: dict[st
 @pytest.mark.parametrize(
     ("name", "path"),
     [(name, path) for name, kind in KINDS.items() for path in kind.within],
-    ids=lambda value: "/".join(map(str, value)) if isinstance(value, tuple) else value,
+    ids=lambda value: (
+        "/".join("lease" if str(part).startswith("req_") else str(part) for part in value)
+        if isinstance(value, tuple)
+        else value
+    ),
 )
 def test_an_attribute_of_a_newer_release_changes_nothing_that_is_read(
     name: str, path: tuple[str | int, ...], unknown: str
