@@ -131,7 +131,7 @@ def test_structured_output_is_structured(client: openai.OpenAI) -> None:
     assert set(json.loads(answer.choices[0].message.content or "")) == {"city"}
 
 
-def test_choices_seed_stop_logprobs_and_unknown_fields_pass(client: openai.OpenAI) -> None:
+def test_choices_seed_stop_logprobs_and_fields_of_other_vendors_pass(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=OMNI,
         messages=say("안녕 [[sim tokens=30]]"),
@@ -139,11 +139,17 @@ def test_choices_seed_stop_logprobs_and_unknown_fields_pass(client: openai.OpenA
         seed=7,
         logprobs=True,
         top_logprobs=2,
-        extra_body={"invented_next_year": True},
+        extra_body={"top_k": 40, "chat_template_kwargs": {"thinking": False}},
     )
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert answer.choices[0].logprobs is not None
     assert answer.system_fingerprint
+
+
+def test_a_field_whose_cost_nobody_knows_is_refused_by_name(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=OMNI, messages=say("서울"), extra_body={"plugins": [{"id": "web"}]})
+    assert (caught.value.param, caught.value.code) == ("plugins", "unsupported_parameter")
 
 
 @pytest.mark.parametrize("model", ["HCX-007", "HCX-005", "HCX-DASH-002"])

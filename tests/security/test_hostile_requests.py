@@ -23,7 +23,7 @@ def request_with(field: str) -> str:
 
 
 def nested(depth: int, *, opening: str = "[", closing: str = "]") -> str:
-    return f'"deep": {opening * depth}{"1" if opening != "[" else ""}{closing * depth}'
+    return f'"chat_template_kwargs": {opening * depth}{"1" if opening != "[" else ""}{closing * depth}'
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])

@@ -63,6 +63,20 @@ def test_a_row_comes_back_as_it_was_put(dynamodb: Any) -> None:
     assert from_item(item) == ROW
 
 
+def test_what_was_written_to_a_cache_for_an_hour_comes_back_with_its_price() -> None:
+    usage = Usage(1000, 10, cache_write_tokens=500, cache_write_1h_tokens=200)
+    rates = replace(RATES, cache_write_1h_pico_usd=7_000_000)
+    row = replace(ROW, usage=usage, rates=rates, cost_pico_usd=rates.cost_pico_usd(usage))
+    item = key_of(row.request_id, SEOUL) | to_item(row)
+    assert from_item(item) == row
+    assert from_item(item).cost_pico_usd == 500 * 3_500_000 + 300 * 3_500_000 + 200 * 7_000_000 + 10 * 10_500_000
+
+
+def test_a_row_of_before_such_caches_had_a_price_has_four_rates() -> None:
+    assert len(to_item(ROW)["rates"]["L"]) == 4
+    assert from_item(key_of(ROW.request_id, SEOUL) | to_item(ROW)).rates.cache_write_1h_pico_usd is None
+
+
 def test_the_first_row_of_a_request_stands(dynamodb: Any) -> None:
     ledger = Ledger(dynamodb, "LedgerTable", SEOUL)
     assert asyncio.run(ledger.put(ROW)) is True

@@ -154,6 +154,8 @@ class Account:
 
         ``count`` gives what the gateway counts itself; ``behind`` says that the report came before the answer's end.
         """
+        if reading is not None and _is_beyond_reason(stop, reading.usage):
+            reading = replace(reading, usage=replace(reading.usage, estimated=True), doubt="size")
         usage = count() if reading is None else self._reported(stop, reading, count, behind=behind)
         if not usage.estimated:
             return usage
@@ -219,6 +221,15 @@ class Account:
             latency_ms=ms_since(self.started_s),
             parts=tuple(parts) if len(parts) > 1 else (),
         )
+
+
+def _is_beyond_reason(stop: Stop, usage: Usage) -> bool:
+    """Whether no request to the deployment can have used so much: a figure went wrong, and it must not empty a budget."""
+    context_tokens = stop.deployment.context_tokens
+    choices = max(1, -(-stop.most_completion_tokens // stop.output_limit))
+    return usage.prompt_tokens > context_tokens or usage.completion_tokens > max(
+        stop.most_completion_tokens, choices * context_tokens
+    )
 
 
 def part_of(stop: Stop, usage: Usage) -> Part:

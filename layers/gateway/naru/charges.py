@@ -214,8 +214,8 @@ def _cache_marks(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _lifetime(mark: Mapping[str, Any]) -> str:
-    lifetimes = {value for name, value in mark.items() if name.lower() == "ttl" and value is not None} or {"5m"}
-    lifetime = lifetimes.pop() if len(lifetimes) == 1 else "?"
+    lifetimes = [value for name, value in mark.items() if name.lower() == "ttl" and value is not None]
+    lifetime = "5m" if not lifetimes else lifetimes[0] if len(lifetimes) == 1 else "?"
     return lifetime if isinstance(lifetime, str) and lifetime in {"5m", "1h"} else "?"
 
 

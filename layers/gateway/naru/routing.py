@@ -196,8 +196,11 @@ class Route:
     def _rest_pico_usd(self, stop: Stop) -> int:
         if not self._body.get("stream") or self._body.get("n") not in {None, 1} or not self._ways(stop, "…"):
             return 0
-        # The beginning comes back as a part of the prompt.
-        return stop.worst_case_pico_usd + stop.output_limit * stop.deployment.rates.input_pico_usd
+        # The beginning comes back as a part of the prompt, and may be written to a cache like all of it.
+        beginning_pico_usd = stop.deployment.rates.worst_case_pico_usd(
+            prompt_tokens=stop.output_limit, completion_tokens=0, hour_writes=stop.hour_writes != "none"
+        )
+        return stop.worst_case_pico_usd + beginning_pico_usd
 
     def skip(self, *, reason: str, retry_after_s: float, remaining_s: float, queue_left_s: float) -> float | None:
         """Moves on where the current deployment is not to be called before ``retry_after_s``: the seconds to wait before

@@ -102,6 +102,7 @@ _MESSAGE_FIELDS = frozenset(
     {
         "content", "role", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning",
         "reasoning_content", "reasoning_details", "thinking_blocks", "annotations", "cache_control", "prefix", "partial",
+        "id", "type", "status", "timestamp", "created_at", "weight",
     }
 )  # fmt: skip
 _PART_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
@@ -313,11 +314,11 @@ def _walk_message(message: Any) -> Iterator[tuple[_Kind, Any]]:
             for part in value:
                 yield "part", None
                 yield from _walk_part(part)
+        elif name not in _MESSAGE_FIELDS:
+            yield "unknown", value  # a file, or an answer that was spoken: anything by its id
         elif isinstance(value, str):
             yield "part", None
             yield "text", value
-        elif name not in _MESSAGE_FIELDS:
-            yield "unknown", value  # a file, or an answer that was spoken: anything by its id
         else:
             if name == "tool_calls" and isinstance(value, list):
                 for _ in value:
