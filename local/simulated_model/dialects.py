@@ -17,6 +17,7 @@ Face = Literal["openai", "clova"]
 
 CLOVA_MAX_TOKENS = 512
 CLOVA_TOOL_TOKENS = 1024
+CLOVA_MOST_IMAGES = 5
 CLOVA_UNSUPPORTED = (
     "audio", "frequency_penalty", "logit_bias", "logprobs", "metadata", "modalities", "prediction", "presence_penalty",
     "prompt_cache_key", "safety_identifier", "service_tier", "store", "stream_options", "top_logprobs", "user",
@@ -187,6 +188,7 @@ def _clova_violations(body: dict[str, Any]) -> list[tuple[bool, str]]:
     pictures = [images(message) for message in messages]
     asked = effort(body)
     tools = bool(body.get("tools"))
+    thinks = model.startswith("HCX-007") and asked != "none"
     return [
         (body.get("n", 1) != 1, "n must be 1"),
         (roles.count("system") > 1, "messages may have one system message"),
@@ -200,4 +202,8 @@ def _clova_violations(body: dict[str, Any]) -> list[tuple[bool, str]]:
         (tools and limit < CLOVA_TOOL_TOKENS, f"tools need max tokens of at least {CLOVA_TOOL_TOKENS}"),
         (tools and any(pictures), "tools exclude images"),
         (tools and asked not in {None, "none"}, "tools exclude thinking"),
+        (thinks and bool(response_format) and asked is not None, "structured outputs exclude thinking"),
+        (thinks and not tools and not response_format and bool(body.get("stop")), "stop excludes thinking"),
+        (sum(pictures) > CLOVA_MOST_IMAGES, f"at most {CLOVA_MOST_IMAGES} images a request"),
+        (body.get("parallel_tool_calls") is False, "parallel_tool_calls"),
     ]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from naru import catalog
+from naru import catalog, models
 from naru.errors import CatalogError, ModelNotFoundError
 
 TEXT = catalog.BUILT_IN.read_text(encoding="utf-8")
@@ -73,6 +73,32 @@ def test_a_wrong_catalog_is_refused_by_the_name_of_its_key(break_it: Callable[[s
         catalog.parse(broken, source="my.toml")
     assert str(refused.value).startswith("my.toml: ")
     assert said in str(refused.value)
+
+
+def test_models_that_think_have_room_for_it_and_clients_are_told_the_limits() -> None:
+    built_in = catalog.load()
+    for listed in models.listing(built_in)["data"]:
+        model = built_in.model(listed["id"])
+        limits = listed["default_output_tokens"], listed["max_output_tokens"], listed["context_tokens"]
+        assert limits == (
+            model.default_output_tokens,
+            max(deployment.max_output_tokens for deployment in model.deployments),
+            max(deployment.context_tokens for deployment in model.deployments),
+        )
+        if any("reasoning" in deployment.capabilities for deployment in model.deployments):
+            assert model.default_output_tokens >= 8_192
+    assert built_in.model("gemini-2.5-flash").default_output_tokens > 24_576  # the most that it thinks
+
+
+def test_a_price_for_an_hour_in_a_cache_needs_one_for_minutes() -> None:
+    with pytest.raises(CatalogError, match="cache_write_1h_micro_per_mtok needs cache_write_micro_per_mtok"):
+        catalog.parse(TEXT.replace("cache_write_micro_per_mtok = 3_750_000\n", ""), source="my.toml")
+
+
+def test_lists_of_the_file_are_sets() -> None:
+    text = TEXT.replace("stream_usage = true", 'stream_usage = true\nstrip = ["user"]\npasses = ["plugins"]', 1)
+    deployment = catalog.parse(text, source="my.toml").model("hyperclova-x-omni").deployments[0]
+    assert (deployment.strip, deployment.passes) == (frozenset({"user"}), frozenset({"plugins"}))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

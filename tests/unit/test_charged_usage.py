@@ -51,7 +51,7 @@ def reported(request: pytest.FixtureRequest, gateway: Gateway, monkeypatch: pyte
             return httpx.AsyncClient(transport=httpx.MockTransport(answer))
 
         monkeypatch.setattr(one_gateway, "new_http_client", client)
-        options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         answered = gateway.ask("What is the capital?", model=model, **options, **fields)
         told = chunks(answered)[-2] if stream else json.loads(answered)
         assert isinstance(told["usage"], dict)

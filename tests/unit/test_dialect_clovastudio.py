@@ -45,6 +45,7 @@ HCX_007 = deployment(
     output_limit_field="max_completion_tokens",
     max_output_tokens=32_768,
 )
+SEEING = deployment("HCX-008", "reasoning", "vision")
 BARE = deployment("HCX-BARE")
 
 
@@ -134,7 +135,10 @@ def test_a_null_is_a_field_left_out(name: str) -> None:
         ("top_p", 0.8, 0.8),
         ("top_k", 5, 5),
         ("repetition_penalty", 1.2, 1.2),
-        ("some_new_field", None, None),
+        ("thinking", {}, ABSENT),
+        ("thinking", {"effort": "low"}, ABSENT),
+        ("thinking", {"type": "disabled"}, ABSENT),
+        ("some_new_field", None, ABSENT),
         ("temperature", 0, 0),
         ("temperature", 0.7, 0.7),
         ("temperature", 1, 1),
@@ -163,7 +167,9 @@ def test_a_null_is_a_field_left_out(name: str) -> None:
         ("function_call", "auto", ABSENT),
         ("n", 1, ABSENT),
         ("parallel_tool_calls", True, ABSENT),
-        ("parallel_tool_calls", False, False),
+        ("parallel_tool_calls", False, ABSENT),
+        ("stop", [], ABSENT),
+        ("stop", "", ABSENT),
         ("response_format", {"type": "text"}, ABSENT),
         ("tools", [], ABSENT),
         ("tool_choice", "auto", ABSENT),
@@ -195,6 +201,16 @@ def test_a_field_arrives_as_decided(name: str, value: Any, expected: Any) -> Non
         ("web_search_options", {}, "unsupported_parameter"),
         ("reasoning_effort", "medium", "unsupported_parameter"),
         ("reasoning_effort", "high", "unsupported_parameter"),
+        ("thinking", {"effort": "high"}, "unsupported_parameter"),
+        ("thinking", {"type": "enabled", "effort": "medium"}, "unsupported_parameter"),
+        ("thinking", {"type": "enabled", "budget_tokens": 500}, "unsupported_value"),
+        ("thinking", "high", "unsupported_value"),
+        ("thinking", {"effort": 7}, "unsupported_value"),
+        ("thinking", {"type": "disabled", "effort": "low"}, "unsupported_value"),
+        ("some_new_field", 1, "unsupported_parameter"),
+        ("plugins", [{"id": "web"}], "unsupported_parameter"),
+        ("min_p", 0.1, "unsupported_parameter"),
+        ("Thinking", {"effort": "low"}, "unsupported_parameter"),
         ("response_format", {"type": "json_object"}, "unsupported_value"),
         ("response_format", SCHEMA, "unsupported_value"),
         ("tool_choice", "required", "unsupported_value"),
@@ -351,6 +367,36 @@ def test_a_tool_choice_that_cannot_be_had_is_refused(choice: Any) -> None:
         (chat(tools=[TOOL], max_tokens=1_023), HCX_005, 1_023, ("max_tokens", "unsupported_value")),
         (chat(tools=[TOOL]), HCX_007, 512, ("max_completion_tokens", "unsupported_value")),
         (chat(tools=[TOOL], reasoning_effort="low"), HCX_007, 2_000, ("reasoning_effort", "unsupported_value")),
+        (chat(tools=[TOOL], thinking={"effort": "high"}), HCX_007, 2_000, ("thinking", "unsupported_value")),
+        (chat(tools=[TOOL], thinking={"type": "enabled"}), HCX_007, 2_000, ("thinking", "unsupported_value")),
+        (
+            chat(tools=[TOOL], thinking={"effort": "high"}, reasoning_effort="high"),
+            HCX_007,
+            2_000,
+            ("reasoning_effort", "unsupported_value"),
+        ),
+        (
+            chat(thinking={"effort": "high"}, reasoning_effort="none"),
+            HCX_007,
+            2_000,
+            ("thinking", "unsupported_value"),
+        ),
+        (chat(thinking={"effort": "low"}, response_format=SCHEMA), HCX_007, 2_000, ("thinking", "unsupported_value")),
+        (chat(thinking={"effort": "low"}, stop=["끝"]), HCX_007, 2_000, ("thinking", "unsupported_value")),
+        (chat(reasoning_effort="medium", stop="끝"), HCX_007, 2_000, ("reasoning_effort", "unsupported_value")),
+        (chat(user(TEXT, IMAGE), reasoning_effort="low"), SEEING, 2_000, ("reasoning_effort", "unsupported_value")),
+        (
+            chat(tools=[TOOL], parallel_tool_calls=False),
+            HCX_005,
+            2_000,
+            ("parallel_tool_calls", "unsupported_value"),
+        ),
+        (
+            chat(tools=[TOOL], parallel_tool_calls=False),
+            HCX_007,
+            2_000,
+            ("parallel_tool_calls", "unsupported_value"),
+        ),
         (
             chat(response_format=SCHEMA, reasoning_effort="high"),
             HCX_007,
@@ -370,11 +416,54 @@ def test_tools_need_an_output_limit_of_1024_tokens() -> None:
     assert sent(chat(tools=[], max_tokens=5), output_limit=5)["max_tokens"] == 5
 
 
-@pytest.mark.parametrize("fields", [{"tools": [TOOL]}, {"response_format": SCHEMA}])
+@pytest.mark.parametrize("fields", [{"tools": [TOOL]}, {"response_format": SCHEMA}, {"stop": ["끝"]}])
 def test_a_model_that_thinks_unasked_is_told_not_to_where_it_cannot(fields: dict[str, Any]) -> None:
     assert sent(chat(**fields), HCX_007)["reasoning_effort"] == "none"
     assert sent(chat(**fields, reasoning_effort="none"), HCX_007)["reasoning_effort"] == "none"
+    assert sent(chat(**fields, thinking={"effort": "none"}), HCX_007)["reasoning_effort"] == "none"
+    assert sent(chat(**fields, thinking={"type": "disabled"}), HCX_007)["reasoning_effort"] == "none"
     assert "reasoning_effort" not in sent(chat(tools=[TOOL]), HCX_005)
+    assert sent(chat(user(TEXT, IMAGE)), SEEING)["reasoning_effort"] == "none"
+    assert "reasoning_effort" not in sent(chat(stop=[]), HCX_007)
+
+
+@pytest.mark.parametrize(
+    ("fields", "effort"),
+    [
+        ({"thinking": {"effort": "high"}}, "high"),
+        ({"thinking": {"effort": "max"}}, "high"),
+        ({"thinking": {"effort": "none"}}, "none"),
+        ({"thinking": {"type": "enabled"}}, "low"),
+        ({"thinking": {"type": "adaptive", "effort": "medium"}}, "medium"),
+        ({"thinking": {"effort": "minimal"}, "reasoning_effort": "low"}, "low"),
+        ({"thinking": None, "reasoning_effort": "high"}, "high"),
+        ({"thinking": {}}, ABSENT),
+    ],
+)
+def test_how_deeply_to_think_is_said_in_one_way(fields: dict[str, Any], effort: str) -> None:
+    body = sent(chat(**fields), HCX_007)
+    assert "thinking" not in body
+    assert body.get("reasoning_effort", ABSENT) == effort
+
+
+def test_one_tool_call_at_a_time_is_no_matter_where_none_can_be_made() -> None:
+    assert "parallel_tool_calls" not in sent(chat(tools=[TOOL], tool_choice="none", parallel_tool_calls=False))
+
+
+def test_the_operator_can_let_a_field_pass() -> None:
+    assert sent(chat(min_p=0.1), deployment("HCX-009", passes=["min_p"]))["min_p"] == 0.1
+
+
+def test_a_request_has_five_images_at_most() -> None:
+    turns = [user(TEXT, IMAGE), SAY] * 5
+    assert sent(chat(*turns))["messages"] == turns
+    assert refused(chat(*turns, user(IMAGE))) == ("messages[10].content[0]", "unsupported_parameter")
+
+
+def test_marks_for_anthropic_s_cache_are_taken_out() -> None:
+    mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    body = chat({"role": "system", "content": "가", **mark}, user({**TEXT, **mark}), tools=[{**TOOL, **mark}])
+    assert "cache_control" not in str(sent(body))
 
 
 @pytest.mark.parametrize(
@@ -467,7 +556,7 @@ JUNK = st.recursive(
 
 
 @given(
-    body=st.dictionaries(st.sampled_from([*VERDICTS, "new"]), JUNK, max_size=6),
+    body=st.dictionaries(st.sampled_from([*VERDICTS, "new", "thinking"]), JUNK, max_size=6),
     to=st.sampled_from([HCX_005, HCX_007, BARE]),
 )
 def test_a_body_of_any_shape_is_translated_or_refused(body: dict[str, Any], to: Deployment) -> None:

@@ -129,3 +129,35 @@ def test_a_client_may_refuse_another_model(gateway: Gateway, fields: dict[str, A
     with pytest.raises(UpstreamUnavailableError):
         gateway.ask(f"안녕 [[sim fault=status:503,model={OMNI}]]", **fields)
     assert {attempt.deployment for attempt in gateway.row.attempts} == {f"holysheep/{OMNI}"}
+
+
+def claude(**fields: Any) -> tuple[int, int]:
+    """The output limit that Claude is sent, and the most that the request can cost."""
+    body = BODY | {"model": "claude-sonnet-4-5"} | fields
+    route = Route(
+        catalog.load(),
+        "claude-sonnet-4-5",
+        body,
+        output_limit=fields.get("max_tokens"),
+        latency_s=lambda _: 0.0,
+        rng=random.Random(1),
+    )
+    return route.current().body["max_tokens"], route.worst_case_pico_usd
+
+
+def test_a_budget_for_thoughts_leaves_room_for_the_answer_and_is_set_aside() -> None:
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 10_000}}
+    (default, cost), (limit, dearer) = claude(), claude(**thinking)
+    assert (default, limit) == (4_096, 14_096)
+    assert dearer >= cost + 10_000 * 15_000_000
+    assert claude(**thinking, max_tokens=12_000)[0] == 12_000
+    assert claude(thinking={"type": "enabled", "budget_tokens": 63_000})[0] == 64_000
+
+
+def test_a_cache_that_keeps_for_an_hour_sets_more_aside() -> None:
+    def written(ttl: str) -> int:
+        mark = {"type": "ephemeral", "ttl": ttl}
+        part = {"type": "text", "text": "x" * 10_000, "cache_control": mark}
+        return claude(messages=[{"role": "user", "content": [part]}])[1]
+
+    assert written("1h") - written("5m") > 10_000 * (6_000_000 - 3_750_000)

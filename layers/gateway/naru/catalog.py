@@ -162,7 +162,7 @@ class Model(_Strict):
     """Unix seconds, shown by ``GET /models``."""
     tokenizer: Tokenizer
     default_output_tokens: Annotated[int, Field(gt=0)]
-    """The output limit sent upstream when the client names none."""
+    """The output limit sent upstream when the client names none. Thoughts count: a model that thinks needs room for them."""
     image_tokens: Annotated[int, Field(gt=0)] | None = None
     """The most prompt tokens that one image is billed at; without it the tokenizer family's worst."""
     strategy: Strategy = "priority"
@@ -171,6 +171,11 @@ class Model(_Strict):
     fallbacks: list[Name] = []
     """Models that answer in its place when none of its deployments does, in this order. The answer says who did."""
     deployments: Annotated[list[Deployment], Field(min_length=1)]
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest prompt, with its answer, that one of its deployments takes."""
+        return max(deployment.context_tokens for deployment in self.deployments)
 
     @property
     def max_output_tokens(self) -> int:

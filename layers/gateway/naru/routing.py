@@ -275,9 +275,11 @@ def _stops(
     output_limit: int | None,
     refusals: list[InvalidRequestError],
 ) -> Iterator[Stop]:
-    limit = output_limit or model.default_output_tokens
     bound = _prompt_bound(prompt, model)
     for deployment in model.deployments:
+        # Where the client states no limit, a budget for thoughts must not use up the room for the answer.
+        default = min(model.default_output_tokens + charges.thinking_tokens(body), deployment.max_output_tokens)
+        limit = output_limit or default
         try:
             yield _new_stop(name, model, deployment, body, output_limit=limit, prompt_bound=bound)
         except InvalidRequestError as refusal:

@@ -2,8 +2,8 @@
 
 ``FIELDS`` holds one decision for each top-level field of OpenAI's chat API. Whatever changes the answer and cannot be
 had is refused, with advice; what only helps OpenAI's bookkeeping, or is a hint, is left out; so is a null.
-Sources: NAVER's "OpenAI compatibility" and "Chat Completions v3" (api.ncloud-docs.com). Unknown fields pass, so that
-NAVER's own (``top_k``, ``repetition_penalty``) can be used.
+Sources: NAVER's "OpenAI compatibility" and "Chat Completions v3" (api.ncloud-docs.com). Of other fields NAVER's own
+(``OWN_FIELDS``) are sent, and those that the deployment ``passes``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from naru import charges
 from naru.dialects import openai
 from naru.dialects.openai import answer, error, unsupported
 
@@ -22,8 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "Field", "answer", "error", "request_body"]
 
 MIN_OUTPUT_TOKENS_WITH_TOOLS = 1_024
+_MOST_IMAGES = 5
+_CACHE_MARKS = frozenset({"prompt_cache_breakpoint", "cache_control"})
 
 _DROPPED: Final = object()
+_INVALID: Final = object()
+_EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 _Translate = Callable[[Any, Mapping[str, Any], "Deployment"], Any]
 
@@ -44,19 +47,24 @@ class Field:
 def request_body(body: Mapping[str, Any], *, deployment: Deployment, output_limit: int) -> dict[str, Any]:
     """See :class:`naru.dialects.Dialect`."""
     asked = {name: value for name, value in body.items() if name not in deployment.strip}
-    charges.refuse_unknown_fields(asked, deployment)
-    charges.thinking_tokens(asked)
     _refuse_content(asked, deployment)
     translated: dict[str, Any] = {}
     for name, value in asked.items():
-        field = FIELDS.get(name)
-        decided = value if field is None else _decide(name, value, field, asked, deployment)
+        field = FIELDS.get(name) or _foreign(name, deployment)
+        decided = _decide(name, value, field, asked, deployment)
         if decided is not _DROPPED:
             translated[name] = decided
     _reconcile_tools(translated, asked, deployment, output_limit)
-    _reconcile_thinking(translated, deployment)
+    _reconcile_thinking(translated, asked, deployment)
     openai.address(translated, body, deployment=deployment, output_limit=output_limit)
     return translated
+
+
+def _foreign(name: str, deployment: Deployment) -> Field:
+    """What becomes of a field that is not OpenAI's."""
+    if name in OWN_FIELDS or name in deployment.passes:
+        return OWN_FIELDS.get(name, _PASSES)
+    return Field("refuse", "it is not one of its fields")
 
 
 def _decide(name: str, value: Any, field: Field, asked: Mapping[str, Any], deployment: Deployment) -> Any:
@@ -78,7 +86,7 @@ def _decide(name: str, value: Any, field: Field, asked: Mapping[str, Any], deplo
 
 def _refuse_content(body: Mapping[str, Any], deployment: Deployment) -> None:
     openai.refuse_content(body, deployment)
-    with_image = -1
+    with_image, images = -1, 0
     for i, j, part in openai.content_parts(body):
         if part.get("type") == "image_url":
             if i == with_image:
@@ -87,6 +95,12 @@ def _refuse_content(body: Mapping[str, Any], deployment: Deployment) -> None:
                     param=f"messages[{i}].content[{j}]",
                 )
             with_image = i
+            images += 1
+            if images > _MOST_IMAGES:
+                raise unsupported(
+                    f"{deployment.upstream_model} takes {_MOST_IMAGES} images a request. Leave older ones out.",
+                    param=f"messages[{i}].content[{j}]",
+                )
     messages = body.get("messages")
     for i, message in enumerate(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "function":
@@ -130,15 +144,20 @@ def _text(message: Mapping[str, Any], i: int) -> str:
 
 
 def _without_cache_marks(message: Any) -> Any:
-    content = message.get("content") if isinstance(message, dict) else None
-    mark = "prompt_cache_breakpoint"
-    if not isinstance(content, list) or not any(isinstance(part, dict) and mark in part for part in content):
+    if not isinstance(message, dict):
         return message
-    plain = [
-        {name: value for name, value in part.items() if name != mark} if isinstance(part, dict) else part
-        for part in content
-    ]
-    return {**message, "content": plain}
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    if not any(isinstance(each, dict) and not _CACHE_MARKS.isdisjoint(each) for each in (message, *parts)):
+        return message
+    plain = _without_marks(message)
+    return {**plain, "content": [_without_marks(part) for part in parts]} if parts else plain
+
+
+def _without_marks(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: part for name, part in value.items() if name not in _CACHE_MARKS}
 
 
 # ── Tools, thinking, formats ────────────────────────────────────────────────────────────────────────────
@@ -155,7 +174,7 @@ def _tools(tools: Any, asked: Mapping[str, Any], deployment: Deployment) -> Any:
                 param=f"tools[{i}].type",
                 value=True,
             )
-    return tools
+    return [_without_marks(tool) for tool in tools] if isinstance(tools, list) else tools
 
 
 def _tool_choice(choice: Any, asked: Mapping[str, Any], deployment: Deployment) -> Any:
@@ -197,7 +216,9 @@ def _reconcile_tools(
         )
 
 
-def _reasoning_effort(effort: Any, _asked: Mapping[str, Any], deployment: Deployment) -> Any:
+def _reasoning_effort(
+    effort: Any, _asked: Mapping[str, Any], deployment: Deployment, *, param: str = "reasoning_effort"
+) -> Any:
     if "reasoning" in deployment.capabilities:
         # OpenAI has seven steps, NAVER four: the nearest that thinks, and no more than asked for where that exists.
         nearest = {"minimal": "low", "xhigh": "high", "max": "high"}
@@ -205,22 +226,66 @@ def _reasoning_effort(effort: Any, _asked: Mapping[str, Any], deployment: Deploy
     if effort in ("none", "minimal", "low"):
         return _DROPPED  # a model that does not think spends as little as that
     raise unsupported(
-        f"{deployment.upstream_model} does not reason. Leave reasoning_effort out, or choose a model that does.",
-        param="reasoning_effort",
+        f"{deployment.upstream_model} does not reason. Leave {param} out, or choose a model that does.",
+        param=param,
     )
 
 
-def _reconcile_thinking(translated: dict[str, Any], deployment: Deployment) -> None:
-    """HCX-007 thinks unless told not to, and cannot think while it uses tools or follows a schema."""
+def _thinking(thinking: Any, asked: Mapping[str, Any], deployment: Deployment) -> Any:
+    """NAVER's and Anthropic's way to say how deeply to think, as an effort: the one form in which it is sent."""
+    effort: Any = _INVALID
+    if isinstance(thinking, Mapping) and thinking.keys() <= {"effort", "type"}:
+        kind, effort = thinking.get("type"), thinking.get("effort")
+        if kind == "disabled" and effort in (None, "none"):
+            effort = "none"
+        elif kind not in (None, "enabled", "adaptive") or effort not in (None, *_EFFORTS):
+            effort = _INVALID
+        elif kind is not None and effort is None:
+            effort = "low"  # NAVER's own default
+    if effort is _INVALID:
+        raise unsupported(
+            f'{deployment.upstream_model} takes {{"effort": "none" | "low" | "medium" | "high"}} here, and no budget of '
+            "tokens. Use reasoning_effort, or limit the answer with max_completion_tokens.",
+            param="thinking",
+            value=True,
+        )
+    if effort is None:
+        return _DROPPED
+    wanted = _reasoning_effort(effort, asked, deployment, param="thinking")
+    other = asked.get("reasoning_effort")
+    if other is not None and _reasoning_effort(other, asked, deployment) != wanted:
+        raise unsupported(
+            f"thinking and reasoning_effort ask {deployment.upstream_model} for different things. Leave one of them out.",
+            param="thinking",
+            value=True,
+        )
+    return wanted
+
+
+def _reconcile_thinking(translated: dict[str, Any], asked: Mapping[str, Any], deployment: Deployment) -> None:
+    """HCX-007 thinks unless told not to, and cannot think while it uses tools, follows a schema, sees an image or stops
+    at a text.
+    """
+    if (effort := translated.pop("thinking", None)) is not None:
+        translated["reasoning_effort"] = effort
     if "reasoning" not in deployment.capabilities:
         return
-    what = "tools" if translated.get("tools") else "a JSON schema" if "response_format" in translated else None
-    if what is None:
+    if translated.get("tools"):
+        what = "tools"
+    elif "response_format" in translated:
+        what = "a JSON schema"
+    elif translated.get("stop"):
+        what = "stop sequences"
+    elif any(part.get("type") == "image_url" for _, _, part in openai.content_parts(asked)):
+        what = "images"
+    else:
         return
     if translated.setdefault("reasoning_effort", "none") != "none":
+        param = "thinking" if asked.get("reasoning_effort") is None else "reasoning_effort"
+        off = '{"effort": "none"}' if param == "thinking" else '"none"'
         raise unsupported(
-            f'{deployment.upstream_model} cannot reason with {what}. Set reasoning_effort to "none", or leave it out.',
-            param="reasoning_effort",
+            f"{deployment.upstream_model} cannot reason with {what}. Set {param} to {off}, or leave it out.",
+            param=param,
             value=True,
         )
 
@@ -249,8 +314,19 @@ def _temperature(temperature: Any, _asked: Mapping[str, Any], _deployment: Deplo
     return 1 if isinstance(temperature, (int, float)) and temperature > 1 else temperature
 
 
-def _parallel_tool_calls(parallel: Any, _asked: Mapping[str, Any], _deployment: Deployment) -> Any:
-    return _DROPPED if parallel is True else parallel
+def _parallel_tool_calls(parallel: Any, asked: Mapping[str, Any], deployment: Deployment) -> Any:
+    if parallel is False and asked.get("tools") and asked.get("tool_choice") != "none":
+        raise unsupported(
+            f"{deployment.upstream_model} cannot be kept from calling several tools at once. Leave parallel_tool_calls out, "
+            "and run the first call only.",
+            param="parallel_tool_calls",
+            value=True,
+        )
+    return _DROPPED if isinstance(parallel, bool) else parallel
+
+
+def _stop(stop: Any, _asked: Mapping[str, Any], _deployment: Deployment) -> Any:
+    return _DROPPED if stop in ("", []) else stop
 
 
 def _stream_options(options: Any, _asked: Mapping[str, Any], deployment: Deployment) -> Any:
@@ -280,7 +356,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "moderation": Field("refuse", "a check that did not happen must not seem to have", advice="Moderate separately."),
     "n": Field("refuse", "it gives one answer a request", neutral=(1,), advice="Send the request several times."),
     "parallel_tool_calls": Field(
-        "map", "true is the default and only permits; false is passed on", translate=_parallel_tool_calls
+        "map", "true is the default and only permits; false cannot be had", translate=_parallel_tool_calls
     ),
     "prediction": Field("strip", _SPEED),
     "presence_penalty": Field("refuse", _WORDING, neutral=(0,), advice="Leave it out, or try repetition_penalty."),
@@ -288,13 +364,13 @@ FIELDS: Final[Mapping[str, Field]] = {
     "prompt_cache_options": Field("strip", _CACHE),
     "prompt_cache_retention": Field("strip", _CACHE),
     "reasoning_effort": Field(
-        "map", "seven steps become four; none with tools or a schema", translate=_reasoning_effort
+        "map", "seven steps become four; none with tools, a schema or stop", translate=_reasoning_effort
     ),
     "response_format": Field("map", "text is the default; json_schema only", translate=_response_format),
     "safety_identifier": Field("strip", _BOOKKEEPING),
     "seed": Field("pass", "supported"),
     "service_tier": Field("strip", _SPEED),
-    "stop": Field("pass", "supported"),
+    "stop": Field("pass", "supported, but not while it thinks", translate=_stop),
     "store": Field("strip", _BOOKKEEPING),
     "stream": Field("pass", "supported"),
     "stream_options": Field("map", "not supported; the gateway counts instead", translate=_stream_options),
@@ -309,3 +385,11 @@ FIELDS: Final[Mapping[str, Field]] = {
         "refuse", "it cannot search", advice="Search first, and put the results into a message."
     ),
 }
+
+_PASSES: Final = Field("pass", "the operator lets it pass")
+OWN_FIELDS: Final[Mapping[str, Field]] = {
+    "repetition_penalty": Field("pass", "NAVER's own"),
+    "thinking": Field("map", "sent as reasoning_effort", translate=_thinking),
+    "top_k": Field("pass", "NAVER's own"),
+}
+"""Fields that NAVER has and OpenAI does not."""

@@ -100,6 +100,12 @@ def schemas() -> dict[str, Any]:
                 "object": {"const": "model"},
                 "created": {"type": "integer"},
                 "owned_by": {"type": "string"},
+                "context_tokens": {"type": "integer", "description": "The longest prompt together with its answer."},
+                "max_output_tokens": {"type": "integer", "description": "The highest max_completion_tokens."},
+                "default_output_tokens": {
+                    "type": "integer",
+                    "description": "Where an answer ends if the request states no max_completion_tokens or max_tokens.",
+                },
             }
         ),
     }
