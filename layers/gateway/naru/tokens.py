@@ -176,8 +176,10 @@ class Prompt:
             return known
         family = _FAMILIES[tokenizer]
         milli = _milli_tokens(self._text, family)
-        images = [image for image in self._images if charges.is_one_image(_address(image), films=family.films)]
-        others = [image for image in self._images if not charges.is_one_image(_address(image), films=family.films)]
+        images: list[Any] = []
+        others: list[Any] = []
+        for image in self._images:
+            (images if charges.is_one_image(_address(image), films=family.films) else others).append(image)
         if values := [*self._values, *self._unknown, *others]:
             milli += _milli_tokens(json.dumps(values, ensure_ascii=False, separators=(",", ":")), family)
         # Of parts and tools the words are counted; their wrapping is small.
