@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from naru.pricing import Rates, Usage
-from naru.provider_usage import Reading, UsageReader, read_usage, usage_object
+from naru.provider_usage import Reading, UsageReader, read_usage, usage_object, without_reports
 
 RATES = Rates(3_000_000, 300_000, 3_750_000, 15_000_000, "USD", None, cache_write_1h_pico_usd=6_000_000)
 
@@ -411,3 +411,30 @@ def test_whatever_is_reported_the_parts_fit_into_their_wholes(reports: list[dict
     assert usage.prompt_tokens or usage.estimated
     again = as_json(usage_object(usage)) if usage.prompt_tokens else None
     assert again is None or RATES.cost_pico_usd(again.usage) <= RATES.cost_pico_usd(usage)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"usageMetadata": {"promptTokenCount": 1}, "choices": []},
+        {"x_groq": {"id": "x", "usage": {"prompt_tokens": 1}}, "choices": []},
+        {"choices": [{"index": 0, "delta": {"content": "가"}, "usage": {"prompt_tokens": 1}}, "x"]},
+    ],
+)
+def test_clients_see_usage_in_one_place_only(payload: dict[str, Any]) -> None:
+    shown = without_reports(payload | {"id": "x", "usage": None})
+    assert "prompt" not in str(shown).lower()
+    assert shown["id"] == "x"
+    assert [choice for choice in shown["choices"] if choice != "x"] == [] or shown["choices"][0]["delta"] == payload[
+        "choices"
+    ][0]["delta"]
+
+
+def test_a_chunk_without_reports_is_the_same_object() -> None:
+    payload = {"choices": [{"index": 0, "delta": {"content": "가"}}], "usage": {"prompt_tokens": 1}}
+    assert without_reports(payload) is payload
+
+
+def test_a_report_of_a_thousand_names_is_an_estimate() -> None:
+    names = {f"name_{i}": 1 for i in range(1_000)}
+    assert as_json({"prompt_tokens": 5000, "completion_tokens": 10} | names).doubt == "unreadable"

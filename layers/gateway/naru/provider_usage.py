@@ -26,6 +26,7 @@ from naru.usage_names import CONTAINERS, SPELLINGS, Figure, Place, plain
 
 _MOST_TOKENS = 10**9
 _LOGGED_FIGURES = 40
+_MOST_NAMES = 200
 _MOST_VALUES = 2
 """Of one figure: more contradict each other, and need not all be tried."""
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -45,15 +46,16 @@ _ANTHROPIC: Final = frozenset(
 _NEW_API: Final = frozenset(
     map(plain, ("claude_cache_creation_5_m_tokens", "claude_cache_creation_1_h_tokens", "cached_creation_tokens"))
 )
-_PLACES: Final = (
-    ("usage",),
-    ("usageMetadata",),
-    ("usage_metadata",),
-    ("x_groq", "usage"),
-    ("message", "usage"),
-    ("response", "usage"),
-    ("result", "usage"),
-)
+_PLACES: Final[dict[str, str | None]] = {
+    "usage": None,
+    "usageMetadata": None,
+    "usage_metadata": None,
+    "x_groq": "usage",
+    "message": "usage",
+    "response": "usage",
+    "result": "usage",
+}
+"""Where an answer has its usage, and the name below that."""
 _USAGE_FIELDS: Final = frozenset({"usageMetadata", "usage_metadata", "x_groq"})
 _STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 _STANDARD_SPEEDS: Final = frozenset({"", "normal", "standard"})
@@ -190,7 +192,7 @@ def without_reports(payload: dict[str, Any]) -> dict[str, Any]:
     ``payload`` itself if it has none.
     """
     choices = payload.get("choices")
-    in_choices = isinstance(choices, list) and any(isinstance(choice, dict) and "usage" in choice for choice in choices)
+    in_choices = isinstance(choices, list) and any("usage" in each for each in choices if isinstance(each, dict))
     if not in_choices and _USAGE_FIELDS.isdisjoint(payload):
         return payload
     plain = {name: value for name, value in payload.items() if name not in _USAGE_FIELDS}
@@ -207,15 +209,16 @@ def without_reports(payload: dict[str, Any]) -> dict[str, Any]:
 
 def _reports(payload: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The usage objects of an answer, the likeliest first, each with the index of the choice that it stands in."""
-    for path in _PLACES:
-        place: Any = payload
-        for name in path:
-            place = place.get(name) if isinstance(place, Mapping) else None
-        if isinstance(place, Mapping):
-            yield 0, place
+    # Of most chunks there is nothing to see here, so this looks for what is there.
+    for name, below in _PLACES.items():
+        if isinstance(place := payload.get(name), dict):
+            if below is not None:
+                place = place.get(below)
+            if isinstance(place, dict):
+                yield 0, place
     choices = payload.get("choices")
     for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, Mapping) and isinstance(usage := choice.get("usage"), Mapping):
+        if isinstance(choice, dict) and isinstance(usage := choice.get("usage"), dict):
             index = choice.get("index")
             yield index if isinstance(index, int) else 0, usage
 
@@ -225,11 +228,13 @@ def _flat(usage: Mapping[str, Any], above: str = "", shown: str = "") -> tuple[d
     figures: dict[str, int] = {}
     names: dict[str, str] = {}
     unreadable = False
+    if len(usage) > _MOST_NAMES:
+        usage, unreadable = dict(itertools.islice(usage.items(), _MOST_NAMES)), True
     for name, value in usage.items():
         if value is None or not isinstance(name, str) or not _NAME.fullmatch(name):
             continue
         path = above + plain(name)
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             if path in CONTAINERS:
                 below, named, bad = _flat(value, path + ".", shown + name + ".")
                 figures |= below
