@@ -559,10 +559,26 @@ def test_a_csv_of_requests_has_all_that_a_request_has_but_its_attempts() -> None
     assert columns == [",".join(name for name in full["data"][0] if name not in {"object", "attempts"})]
 
 
-def test_cells_of_a_csv_are_no_formulas() -> None:
-    rows = [row(at_ms("2026-11-21 10:00:00"), end_user="=cmd|' /C calc'!A0")]
-    text = usage_api.usage_csv(ask({"group_by": "end_user"}, rows))
-    assert text.splitlines()[1].startswith("'=cmd")
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "\uff1d1", "\ufeff=1", "\u200b+1", "\t@x", "\u22121"])
+def test_cells_of_a_csv_are_no_formulas(name: str) -> None:
+    """Of sums, of requests and of reports; names come from clients, models and keys too."""
+    now_ms = at_ms("2026-11-22 12:00:00")
+    rows = [row(at_ms("2026-11-21 10:00:00"), end_user=name, model_served=name, model_asked=name, deployment=name)]
+    page = usage_api.requests_list(
+        usage_of(LedgerModel(SEOUL, rows)),
+        usage_query.parse_requests({}, SEOUL, now_ms=now_ms),
+        ACCOUNTS,
+        now_ms=now_ms,
+    )
+    report = daily_report(usage_of(LedgerModel(SEOUL, rows)), date(2026, 11, 21), ACCOUNTS, Terms(10**14, 1400), now_ms=now_ms)  # fmt: skip
+    for text, columns in (
+        (usage_api.usage_csv(ask({"group_by": "end_user"}, rows)), ["end_user"]),
+        (usage_api.usage_csv(ask({"group_by": "model,deployment"}, rows)), ["model", "deployment"]),
+        (usage_api.requests_csv(page), ["end_user", "model_asked", "model_served", "deployment"]),
+        (report.as_csv(), ["model", "deployment"]),
+    ):
+        (line,) = csv.DictReader(io.StringIO(text))
+        assert [line[column] for column in columns] == [f"'{name}"] * len(columns)
 
 
 def test_batches_are_asked_first_of_those_who_had_some_however_old_their_keys_are() -> None:

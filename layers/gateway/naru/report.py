@@ -4,7 +4,6 @@ rate make the same report, whenever it is made.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from naru.anomalies import Anomaly, find
 from naru.business_time import business_day
 from naru.figures import calls_object, errors_list, latencies, sums_object, to_krw
 from naru.periods import day_end_ms, day_start_ms, first_of_month, last_of_month, month_of
+from naru.plain_text import CsvWriter
 from naru.projection import HISTORY_DAYS, Projection, project
 from naru.tally import Cell, Sums, Tally, merged
 from naru.usage import Bucket, Usage
@@ -26,7 +26,6 @@ _TOP_USERS = 10
 _CHART_DAYS = 14
 _WEEK = timedelta(days=7)
 # A spreadsheet takes what begins so for a formula (OWASP, "CSV Injection").
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,21 +187,20 @@ class Report:
     def as_csv(self) -> str:
         """A line for each day, key, model, deployment and outcome; their costs add up to the report's."""
         text = io.StringIO()
-        out = csv.writer(text, lineterminator="\n")
-        out.writerow(CSV_HEADINGS)
+        out = CsvWriter(text, CSV_HEADINGS)
         for bucket in self.buckets:
             for cell, sums in sorted(bucket.tally.cells.items()):
-                out.writerow(
+                out.write(
                     (
                         bucket.day.isoformat(),
                         cell.key_id,
-                        plain(self.accounts.name(cell.key_id)),
+                        self.accounts.name(cell.key_id),
                         cell.model,
                         cell.deployment,
                         "yes" if cell.batch else "no",
                         cell.outcome,
                         *sums.values(),
-                        f"{to_usd(sums.cost_pico_usd):f}",
+                        to_usd(sums.cost_pico_usd),
                         to_krw(sums.cost_pico_usd, self.terms.krw_per_usd),
                     )
                 )
@@ -324,8 +322,3 @@ def _rounded(pico_usd: int | None) -> Any:
 def _point(bucket: Bucket, name: str, value: str | int) -> dict[str, Any]:
     tally = bucket.tally
     return {name: value, "requests": tally.requests, "errors": tally.errors, "cost_usd": to_usd(tally.cost_pico_usd)}
-
-
-def plain(text: str) -> str:
-    """A text of others as a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from naru.amounts import to_usd
 from naru.errors import InvalidRequestError
 from naru.figures import request_object, sums_object
 from naru.periods import month_of
-from naru.report import plain
+from naru.plain_text import CsvWriter
 from naru.tally import Cell, Spent, Sums, Tally, Users
 from naru.usage import Bucket, Usage
 from naru.usage_query import Filters, RequestsQuery, UsageQuery
@@ -212,21 +211,7 @@ def requests_csv(listing: dict[str, Any]) -> str:
 
 def _csv(names: Sequence[str], data: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(names)
-    out.writerows([_cell(line[name]) for name in names] for line in data)
+    out = CsvWriter(text, names)
+    for line in data:
+        out.write(line[name] for name in names)
     return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return plain(value)
-        case int():
-            return value
-        case _:
-            return format(value, "f")

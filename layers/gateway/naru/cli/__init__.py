@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from naru.amounts import to_pico_usd
-from naru.cli.output import CommandError
+from naru.cli.output import CommandError, note
+from naru.plain_text import shown
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str, exit_status: int) -> int:
-    print(f"naru: {' '.join(message.split())}", file=sys.stderr)
+    note(f"naru: {' '.join(message.split())}")
     return exit_status
 
 
@@ -63,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")
+        self.exit(2, shown(f"{self.prog}: {message}. See {self.prog} --help.") + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,7 +237,7 @@ def _add_cost(groups: Groups[_Parser]) -> None:
     def run(arguments: argparse.Namespace) -> None:
         from naru.cli import cost
 
-        cost.show(arguments)
+        cost.show_cost(arguments)
 
     about = "what a month of requests costs on AWS, next to containers and to the tokens"
     cost = _command(groups, "cost", about, run)
@@ -254,7 +255,7 @@ def _add_report(groups: Groups[_Parser]) -> None:
     def run(arguments: argparse.Namespace) -> None:
         from naru.cli import report
 
-        report.show(arguments)
+        report.show_report(arguments)
 
     about = "what a day or a month has cost: by model, key, tag, deployment and end user"
     report = _of_api(_command(groups, "report", about, run))

@@ -18,8 +18,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from naru.cli.batch_client import BatchClient
-from naru.cli.output import CommandError, MisuseError, moment, note, show_facts, show_json, show_table
+from naru.cli.output import (
+    CommandError,
+    MisuseError,
+    byte_output,
+    moment,
+    note,
+    show,
+    show_facts,
+    show_json,
+    show_table,
+)
 from naru.cli.target import API_KEY, Target, find_target
+from naru.plain_text import shown
 
 _MAX_BYTES = 200 * 10**6
 _ENDPOINT = "/v1/chat/completions"
@@ -42,7 +53,8 @@ def submit(arguments: argparse.Namespace) -> None:
     with BatchClient(target) as client:
         place = {"base_url": target.base_url, "sha256": digest}
         batch_id = _submitted(client, file, size_bytes, place, arguments)
-        print(batch_id, flush=True)
+        show(batch_id)
+        sys.stdout.flush()
         if arguments.wait:
             _wait(client, batch_id)
         else:
@@ -154,7 +166,8 @@ def _wait(client: BatchClient, batch_id: str) -> None:
                 batch = client.call("GET", f"batches/{batch_id}")
             _show(bar, batch)
     except KeyboardInterrupt:
-        note(f"\nThe batch goes on. To watch it again: naru batch wait {batch_id}")
+        note("")
+        note(f"The batch goes on. To watch it again: naru batch wait {batch_id}")
         raise
     counts = batch["request_counts"]
     if batch["status"] != "completed":
@@ -188,9 +201,9 @@ def _bar(what: str, total: int | None, *, unit: str) -> Iterator[Bar]:
     except ModuleNotFoundError:
         yield _Plain(what, total, unit)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        yield _Drawn(progress, progress.add_task(what, total=total))
+        yield _Drawn(progress, progress.add_task(shown(what), total=total))
 
 
 class _Drawn:
@@ -201,7 +214,7 @@ class _Drawn:
         self._progress.advance(self._task, done)
 
     def show(self, what: str, done: int, total: int) -> None:
-        self._progress.update(self._task, description=what, completed=done, total=total or None)
+        self._progress.update(self._task, description=shown(what), completed=done, total=total or None)
 
 
 class _Plain:
@@ -275,8 +288,8 @@ def _fetch(client: BatchClient, file_id: str | None, into: str | None) -> None:
         note(f"There is nothing for {into or 'the output'}.")
         return
     if into is None:
-        client.download(file_id, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        with byte_output() as out:
+            client.download(file_id, out)
         return
     path = Path(into)
     part = path.with_name(f"{path.name}.part")

@@ -11,35 +11,38 @@ from typing import Any
 
 from naru import catalog
 from naru.aws_prices import CHECKED, REGIONS, Load, containers, naru
-from naru.cli.output import MisuseError, show_table
+from naru.cli.output import MisuseError, show, show_content, show_table
 from naru.errors import CatalogError, ModelNotFoundError
 from naru.pricing import PICO_PER_USD, Usage
 
 _PER_MILLION = 10**6
 
 
-def show(arguments: argparse.Namespace) -> None:
+def show_cost(arguments: argparse.Namespace) -> None:
     """Prints the estimate."""
     prompt_tokens, completion_tokens = arguments.tokens
     load = Load(arguments.requests, arguments.latency, arguments.memory, arguments.peak)
     tokens_usd = _tokens_usd(load.requests, prompt_tokens, completion_tokens, arguments.model, arguments.catalog)
     found = estimate(load, tokens_usd)
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        show_content(json.dumps(found, indent=2), is_json=True)
         return
     names = [prices.name for prices in REGIONS.values()]
     regions = [found["regions"][region] for region in REGIONS]
     show_table(["USD a month", *names], _rows(regions, "naru", "Naru"))
-    print()
+    show()
     show_table(["always-on containers", *names], _rows(regions, "containers", "containers"))
-    print(
-        f"\n{load.requests:,} requests a month of {load.latency_s} s, {load.in_flight:.1f} in flight on average, "
-        f"{load.peak} times that at most.\n"
+    show()
+    show(
+        f"{load.requests:,} requests a month of {load.latency_s} s, {load.in_flight:.1f} in flight on average, "
+        f"{load.peak} times that at most."
+    )
+    show(
         f"Naru adds {_both(regions, 'per_million_usd')} USD per million requests in {_joined(names)}. Their tokens, "
         f"{prompt_tokens} in and {completion_tokens} out on {arguments.model}, cost {tokens_usd:,.2f} USD: Naru adds "
-        f"{_both(regions, 'share_of_tokens_percent')} % to that.\n"
-        f"List prices of {CHECKED}, without free tiers and data transfer."
+        f"{_both(regions, 'share_of_tokens_percent')} % to that."
     )
+    show(f"List prices of {CHECKED}, without free tiers and data transfer.")
 
 
 def estimate(load: Load, tokens_usd: Decimal) -> dict[str, Any]:

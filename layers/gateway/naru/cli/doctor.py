@@ -24,7 +24,7 @@ from naru.amounts import read_json, to_usd
 from naru.attributes import from_item
 from naru.catalog import Catalog, load, parse
 from naru.cli.aws import Stack, call_aws, find_stack
-from naru.cli.output import CommandError, MisuseError, moment, show_json
+from naru.cli.output import CommandError, MisuseError, moment, show, show_json
 from naru.cli.target import ADMIN_KEY, Target, find_target
 from naru.errors import CatalogError
 from naru.ledger import SHARDS, partition
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         width = max(len(finding.what) for finding in findings)
         for finding in findings:
-            print(f"{finding.verdict:<4}  {finding.what:<{width}}  {finding.says}")
+            show(f"{finding.verdict:<4}  {finding.what:<{width}}  {finding.says}")
     if failed := [finding.what for finding in findings if finding.verdict == "FAIL"]:
         raise CommandError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
     if all(finding.verdict == "skip" for finding in findings):

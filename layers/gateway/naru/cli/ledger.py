@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ from naru.cli.aws import Stack, call_aws, find_stack
 from naru.cli.output import CommandError, count, note, show_json, show_table
 from naru.errors import CatalogError
 from naru.ledger import SHARDS, Part, Row, from_item, partition
+from naru.plain_text import CsvWriter
 from naru.pricing import Rates
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _HEADINGS = (
     "request_id", "key_id", "end_user", "batch_id", "model", "deployment", "catalog_version", "prompt_tokens",
     "cached_tokens", "cache_write_tokens", "completion_tokens", "charged_usd", "re_rated_usd", "difference_usd",
@@ -169,17 +168,16 @@ def _differences(target: Path | None) -> Iterator[Any]:
 
 
 def _writer(file: TextIO) -> Any:
-    out = csv.writer(file)
-    out.writerow(_HEADINGS)
+    out = CsvWriter(file, _HEADINGS, newline="\r\n")
 
     def write(charge: Charge) -> None:
         row, part = charge.row, charge.part
-        out.writerow(
+        out.write(
             (
                 row.request_id,
                 row.key_id,
-                _plain(row.end_user or ""),
-                row.batch_id or "",
+                row.end_user,
+                row.batch_id,
                 part.model,
                 part.deployment,
                 row.catalog_version,
@@ -187,18 +185,13 @@ def _writer(file: TextIO) -> Any:
                 part.usage.cached_tokens,
                 part.usage.cache_write_tokens,
                 part.usage.completion_tokens,
-                f"{to_usd(part.cost_pico_usd):f}",
-                f"{to_usd(charge.re_rated_pico_usd):f}",
-                f"{to_usd(charge.difference_pico_usd):f}",
+                to_usd(part.cost_pico_usd),
+                to_usd(charge.re_rated_pico_usd),
+                to_usd(charge.difference_pico_usd),
             )
         )
 
     return write
-
-
-def _plain(text: str) -> str:
-    """A client's text as a cell that no spreadsheet takes for a formula (OWASP, "CSV Injection")."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 _REMARKS: dict[Standing, str] = {

@@ -1,17 +1,25 @@
-"""How the command talks to people: tables, amounts, times, and failures in one line."""
+"""How the command talks to people: tables, amounts, times, and failures in one line.
+
+Everything that the command prints goes through here, because most of it was written by others: names, ids, errors of a
+gateway or of what answers in its place. What cannot be seen is shown as an escape (:mod:`naru.plain_text`), so no text
+moves the cursor, changes a title, hides a part of itself or begins a line of its own. Files are written byte by byte.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import ROUND_UP, Decimal
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from naru.amounts import write_json
+from naru.plain_text import shown, shown_json
 
 _CENT_PARTS = Decimal("0.0001")
 _SEOUL = "Asia/Seoul"
@@ -30,37 +38,72 @@ class MisuseError(CommandError):
     exit_status = 2
 
 
+def show(line: str = "") -> None:
+    """A line of the output."""
+    print(shown(line))
+
+
+def note(line: str) -> None:
+    """A line for people, beside the output."""
+    print(shown(line), file=sys.stderr)
+
+
 def show_json(value: Mapping[str, Any]) -> None:
     """For machines: one line, with every digit."""
-    print(write_json(value))
+    print(shown_json(write_json(value)))
 
 
 def show_secret(secret: str, *notes: str) -> None:
     """The secret to stdout and nothing else, so that ``KEY=$(naru keys create app)`` works; notes for people beside it."""
-    for note in notes:
-        print(note, file=sys.stderr)
+    for each in notes:
+        note(each)
     sys.stderr.flush()
-    print(secret)
+    show(secret)
 
 
-def note(text: str) -> None:
-    """For people, beside the output."""
-    print(text, file=sys.stderr)
+def show_content(text: str, *, is_json: bool = False) -> None:
+    """A document: as it is for a file or a program, with escapes for a terminal. JSON has escapes in any case, which
+    change nothing about it.
+    """
+    if is_json:
+        text = shown_json(text, lines=True)
+    elif sys.stdout.isatty():
+        text = "\n".join(map(shown, text.replace("\r\n", "\n").split("\n")))
+    print(text, end="" if text.endswith("\n") else "\n")
+
+
+@contextmanager
+def byte_output() -> Iterator[BinaryIO]:
+    """Where the bytes of a file of JSON lines go that nobody has named a place for: byte by byte to a program, on a
+    terminal with escapes.
+    """
+    if not sys.stdout.isatty():
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with SpooledTemporaryFile() as kept:
+        yield cast("BinaryIO", kept)
+        kept.seek(0)
+        for line in kept:
+            print(shown_json(line.decode(errors="backslashreplace"), lines=True), end="")
+    sys.stdout.flush()
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as their widest cell; a Korean letter takes two places."""
-    widths = [max(map(_width, column)) for column in zip(headings, *rows, strict=True)]
-    for row in (headings, *rows):
-        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+    lines = [[*map(shown, row)] for row in (headings, *rows)]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
         print("  ".join(cells).rstrip())
 
 
 def show_facts(facts: Mapping[str, str]) -> None:
     """One fact per line."""
-    width = max(map(len, facts))
+    names = {name: shown(name) for name in facts}
+    width = max(map(_width, names.values()))
     for name, fact in facts.items():
-        print(f"{name:<{width}}  {fact}")
+        print(f"{names[name]}{' ' * (width - _width(names[name]))}  {shown(fact)}")
 
 
 def usd(amount: Decimal | int | None, *, short: bool = False) -> str:

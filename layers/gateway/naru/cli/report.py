@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import unicodedata
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from naru.amounts import read_json
 from naru.cli.keys import AdminApi
-from naru.cli.output import CommandError, MisuseError, note, show_json, show_table
+from naru.cli.output import CommandError, MisuseError, note, show, show_content, show_facts, show_json, show_table
 from naru.report_text import facts, groups
 from naru.report_words import Language, Voice, anomaly_text
 
 _BAR = 40
 
 
-def show(arguments: argparse.Namespace) -> None:
+def show_report(arguments: argparse.Namespace) -> None:
     """Prints a report, or writes it into a file."""
     api = AdminApi.of(arguments)
     period = _period(arguments)
@@ -30,7 +29,7 @@ def show(arguments: argparse.Namespace) -> None:
         return
     content = api.text(f"usage/reports/{period}", {"format": form, **language})
     if arguments.output is None:
-        print(content, end="" if content.endswith("\n") else "\n")
+        show_content(content, is_json=form == "json")
         return
     try:
         # A spreadsheet takes a CSV without the mark for its country's old code page.
@@ -59,29 +58,25 @@ def _period(arguments: argparse.Namespace) -> str:
 
 def _show_table(report: dict[str, Any], language: Language) -> None:
     voice = Voice(language, ZoneInfo(report["time_zone"]))
-    print(f"{report['period']}, {report['time_zone']}" + ("" if report["closed"] else f"\n{voice.say('not_closed')}"))
-    print()
-    shown = dict(facts(voice, report))
-    width = max(map(_width, shown))
-    for name, fact in shown.items():
-        print(f"{name}{' ' * (width - _width(name))}  {fact}")
-    print(f"\n{voice.say('anomalies')}")
+    show(f"{report['period']}, {report['time_zone']}")
+    if not report["closed"]:
+        show(voice.say("not_closed"))
+    show()
+    show_facts(dict(facts(voice, report)))
+    show()
+    show(voice.say("anomalies"))
     for anomaly in report["anomalies"]:
-        print(f"  ! {anomaly_text(voice, anomaly)}")
+        show(f"  ! {anomaly_text(voice, anomaly)}")
     if not report["anomalies"]:
-        print(f"  {voice.say('nothing')}")
-    print(f"\n{voice.say('per_day')} (USD)")
+        show(f"  {voice.say('nothing')}")
+    show()
+    show(f"{voice.say('per_day')} (USD)")
     highest = max((day["cost_usd"] for day in report["days"]), default=0)
     for day in report["days"]:
         bar = "█" * round(_BAR * day["cost_usd"] / highest) if highest else ""
-        print(f"  {day['date']}  {voice.usd(day['cost_usd']):>12}  {bar}")
+        show(f"  {day['date']}  {voice.usd(day['cost_usd']):>12}  {bar}")
     for _, heading, rows in groups(voice, report):
         if rows:
-            print()
+            show()
             blank = [""] * (len(rows[0]) - 1)
             show_table([heading, *blank], rows)
-
-
-def _width(text: str) -> int:
-    """A Korean letter takes two places."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
