@@ -393,4 +393,5 @@ def ask_again_s(state: State, now_ms: int) -> float:
     """How soon a holder should ask again: often while the limit grows fast."""
     if resting_ms := state.resting_for_ms(now_ms):
         return resting_ms / 1000
-    return 0.25 if state.slow_start == _SEARCHING or not state.base_ms else 0.5
+    is_new = not state.base_ms and state.limit >= _SMALL
+    return 0.25 if state.slow_start == _SEARCHING or is_new else 0.5
