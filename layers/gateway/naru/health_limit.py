@@ -24,6 +24,8 @@ FIRST_LIMIT: Final = 8
 _STEEP = 16
 """Below it the limit doubles, above it grows by a fifth, until the first sign of trouble: so far it may go too far."""
 _GROW_BELOW = 1.12
+_GROW_BELOW_LONG = 1.2
+"""Where a round takes a minute, nobody can wait for many answers."""
 _EASE_ABOVE = 1.15
 _CUT_ABOVE = 1.28
 _STEEPNESS = 0.5
@@ -187,21 +189,22 @@ def _end_round(state: State, *, now_ms: int) -> State:
     mean_ms = max(1, state.round_sum_ms // state.round_answers)
     base_ms = state.base_ms or mean_ms
     ratio = mean_ms / base_ms
-    if _GROW_BELOW < ratio < _CUT_ABOVE and state.round_answers < _DOUBT * _round_size(state):
+    grow_below = _GROW_BELOW if base_ms < _LONG_MS else _GROW_BELOW_LONG
+    if grow_below < ratio < _CUT_ABOVE and state.round_answers < _DOUBT * _round_size(state):
         return replace(state, slow_start=0)  # chance or load: more answers will tell
-    if ratio > _GROW_BELOW and 0 < _NO_HELP * state.cut_mean_ms < mean_ms:
+    if ratio > grow_below and 0 < _NO_HELP * state.cut_mean_ms < mean_ms:
         # Fewer calls did not help, so it was not their number: a slow hour, or luck when the base was learnt.
         base_ms += round((mean_ms - base_ms) * _MISTAKEN)
         state = replace(state, base_ms=base_ms, cut_mean_ms=0)
         return _new_round(with_limit(state, max(state.limit, state.ceiling), now_ms=now_ms), now_ms)
-    base_ms += round((mean_ms - base_ms) * (_FLAT if ratio <= _GROW_BELOW else _LOADED))
+    base_ms += round((mean_ms - base_ms) * (_FLAT if ratio <= grow_below else _LOADED))
     state = replace(state, base_ms=max(1, base_ms), cut_mean_ms=0)
-    if ratio >= _EASE_ABOVE:
+    if ratio >= max(_EASE_ABOVE, grow_below):
         factor = max(_LOWEST, ratio**-_STEEPNESS) if ratio >= _CUT_ABOVE else (state.limit - 1) / state.limit
         felt = _felt(state, now_ms)
         lower = cut(state, felt, now_ms=now_ms, factor=max(factor, min(1.0, _SMALL / felt)) + 1e-9)
         return replace(_tried_anew(_new_round(lower, now_ms), now_ms), cut_mean_ms=mean_ms, cut_pm=0)
-    if ratio <= _GROW_BELOW and state.round_used and _may_rise(state):
+    if ratio <= grow_below and state.round_used and _may_rise(state):
         state = _tried_anew(_raised(state, now_ms=now_ms), now_ms)
     return _new_round(state, now_ms)
 
@@ -390,4 +393,5 @@ def ask_again_s(state: State, now_ms: int) -> float:
     """How soon a holder should ask again: often while the limit grows fast."""
     if resting_ms := state.resting_for_ms(now_ms):
         return resting_ms / 1000
-    return 0.25 if state.slow_start == _SEARCHING or not state.base_ms else 0.5
+    is_new = not state.base_ms and state.limit >= _SMALL
+    return 0.25 if state.slow_start == _SEARCHING or is_new else 0.5

@@ -596,16 +596,18 @@ def grown(
         return None
     if state.lost_pm or state.usual_pm:
         said = _verdict(state, now_ms)
-        if said == "wait" and (state.losses or state.limit > _SMALL):
-            return None  # it is not clear yet what is refused at this limit
-        if said not in {"fine", "wait"}:
+        if said == "wait":
+            if state.losses or state.limit > _SMALL:
+                return None  # it is not clear yet what is refused at this limit
+        elif said == "fine":
+            usual_pm = refusals.learnt_pm(state.usual_pm, tries=state.wins + state.losses, refused=state.losses)
+            state = replace(state, lost_pm=0, usual_pm=usual_pm)
+        else:
             return _judged(state, now_ms=now_ms, policy=policy)
-        usual_pm = refusals.learnt_pm(state.usual_pm, tries=state.wins + state.losses, refused=state.losses)
-        state = replace(state, lost_pm=0, usual_pm=usual_pm)
     return replace(with_limit(state, state.limit + _step(state), now_ms=now_ms), grown_from=state.limit)
 
 
-_SMALL = 2
+_SMALL = 8
 """With so few slots it would take minutes to be sure, and one too many is soon taken back."""
 
 

@@ -17,20 +17,23 @@ _LONGEST_S = 31 * 86_400.0
 class RetryPolicy:
     """Exponential backoff with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
 
-    ``max_attempts`` counts every call upstream for one request, the first included.
+    ``max_attempts`` counts every call upstream for one request, the first included. ``turn_s`` is the longest wait after a
+    refusal that is no failed attempt: the provider was full, and a place comes free when some answer ends.
     """
 
     max_attempts: int = 3
     base_s: float = 0.25
     cap_s: float = 8.0
+    turn_s: float = 1.0
 
     def wait_s(self, failures: int, *, retry_after_s: float | None, rng: random.Random) -> float:
-        """How long to wait after the ``failures``-th failure (from 1).
+        """How long to wait after the ``failures``-th failure (from 1; 0 after a refusal that does not count as one).
 
         A provider that named a time is given that time and a little jitter, so that clients it refused together
         do not come back together.
         """
-        backoff_s = rng.uniform(0, min(self.cap_s, self.base_s * 2 ** (failures - 1)))
+        longest_s = min(self.cap_s, self.base_s * 2 ** (failures - 1)) if failures else self.turn_s
+        backoff_s = rng.uniform(0, longest_s)
         if retry_after_s is None:
             return backoff_s
         return retry_after_s + min(backoff_s, self.base_s)
