@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -200,6 +201,27 @@ def test_each_table_is_written_by_those_whose_work_it_is() -> None:
     assert found == WRITERS
 
 
+OF_REQUESTS = {"ChatFunction", "BatchWorkerFunction", "SweeperFunction"}
+
+
+@pytest.mark.parametrize(
+    ("meter_id", "functions"),
+    [
+        ("admin#key_1", set()),
+        ("key#key_1", OF_REQUESTS | {"AdminFunction"}),
+        ("key#key_1/3", OF_REQUESTS | {"AdminFunction"}),
+        ("organisation", OF_REQUESTS | {"AdminFunction"}),
+        ("organisation/3", OF_REQUESTS | {"AdminFunction"}),
+        ("user#key_1#hash", OF_REQUESTS),
+        ("calls#key_1", {"BatchesFunction", "UsageFunction"}),
+    ],
+)
+def test_each_kind_of_meter_is_updated_by_those_whose_work_it_is(meter_id: str, functions: set[str]) -> None:
+    item = {"meter": {"S": meter_id}}
+    operation, parameters = writes("MeterTable", item, item)["update"]
+    assert {function for function, role in ROLES.items() if not refused(role, operation, parameters)} == functions
+
+
 @pytest.mark.parametrize("action", TABLE_WIDE)
 @pytest.mark.parametrize("function", ROLES)
 def test_no_function_changes_a_table_as_a_whole(function: str, action: str) -> None:
@@ -278,11 +300,9 @@ class _Day:
 
     def __init__(self, gateway: Handlers, patch: pytest.MonkeyPatch, whose: list[str]) -> None:
         self.gateway, self.whose = gateway, whose
-        self.queue = boto3.client("sqs").create_queue(QueueName="batches")["QueueUrl"]
-        region: Any = {"LocationConstraint": REGION}
-        for bucket in ("files", "reports"):
-            boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration=region)
-        topics = {name: boto3.client("sns").create_topic(Name=name)["TopicArn"] for name in ("alerts", "batches")}
+        self.queue = os.environ["NARU_BATCH_QUEUE_URL"]
+        boto3.client("s3").create_bucket(Bucket="reports", CreateBucketConfiguration={"LocationConstraint": REGION})
+        topic = boto3.client("sns").create_topic(Name=os.environ["NARU_ALERTS_TOPIC"].rpartition(":")[2])["TopicArn"]
         for properties in (TEMPLATE["Resources"][name]["Properties"] for name in FOLDERS.values()):
             for name, value in properties.get("Environment", {}).get("Variables", {}).items():
                 patch.setenv(name, _value(value))
@@ -290,16 +310,16 @@ class _Day:
             "FILES_BUCKET": "files",
             "REPORTS_BUCKET": "reports",
             "BATCH_QUEUE_URL": self.queue,
-            "BATCH_TOPIC": topics["batches"],
-            "ALERTS_TOPIC": topics["alerts"],
+            "BATCH_TOPIC": topic,
+            "ALERTS_TOPIC": topic,
             "ALERTS_FUNCTION": "",
         }.items():
             patch.setenv(f"NARU_{name}", given)
-        for name in FOLDERS:
-            if name not in gateway.modules:
-                gateway.modules[name] = _load(name)
+        self.known = {*gateway.modules}
+        gateway.modules |= {name: _load(name) for name in FOLDERS if name not in self.known}
 
     def run(self) -> None:
+        known = self.known
         self.chat()
         self.admin()
         self.batch()
@@ -312,7 +332,7 @@ class _Day:
         self.deaths()
         worker = self.gateway.modules["batch_worker"]
         worker.loop.run(worker.http.aclose())
-        for name in {*FOLDERS} - {"chat", "admin"}:
+        for name in {*FOLDERS} - known:
             module = self.gateway.modules.pop(name)
             if hasattr(module, "loop"):
                 module.loop.close()

@@ -139,7 +139,7 @@ def test_a_retry_upstream_is_not_made_by_a_request_that_is_too_old(
     whole = Life()
     World(scenario, simulated).serve(whole)
     calls = [i for i, call in enumerate(whole.calls) if call == "answer"]
-    assert len(calls) == 2
+    assert len(calls) >= 2
     for at in range(calls[0] + 1, calls[1]):
         world = World(scenario, simulated)
         clocks = Clocks(monkeypatch)

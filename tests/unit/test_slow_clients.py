@@ -42,7 +42,7 @@ def draw(gateway: Gateway, prompt: str, at_event: int, then: Callable[[], None],
         async for event in events:
             taken.append(event)
             if len(taken) == at_event:
-                gateway.wait_idle()  # the provider has said it all
+                await gateway.model.idle()  # the provider has said it all
                 then()
                 if leaves:
                     await events.aclose()
@@ -80,7 +80,7 @@ def test_the_row_is_written_before_a_slow_client_gets_the_rest(gateway: Gateway,
             drawn += 1
             rows.append(len(gateway.dynamodb.scan(TableName="LedgerTable")["Items"]))
             if drawn == 3:
-                gateway.wait_idle()
+                await gateway.model.idle()
                 clock.ahead_s = OVER_S
 
     body = {"messages": [{"role": "user", "content": "안녕 [[sim tokens=40]]"}], "stream": True}
