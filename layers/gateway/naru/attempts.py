@@ -80,11 +80,11 @@ class Job:
         return key_id if self.interactive else f"{key_id}#batch"
 
     def remaining_s(self) -> float:
-        return self.deadline_s - time.monotonic()
+        return min(self.deadline_s - time.monotonic(), self.account.admission.age.left_s)
 
     def silence_left_s(self) -> float:
         """How long the client may still be kept waiting for anything at all."""
-        return min(self.deadline_s, self.begin_by_s) - time.monotonic()
+        return min(self.remaining_s(), self.begin_by_s - time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Attempts:
         except NotNowError as not_now:
             job.account.skip(stop, not_now.reason, not_now.retry_after_s)
             return None
-        if job.account.admission.age.is_over:
+        if job.account.admission.age.left_s < 0:
             await self._health.leave(permit)
             return None
         job.account.why = going
@@ -171,7 +171,7 @@ class Attempts:
         turns = uncounted = 0
         while True:
             stop, permit = await self._enter(job, failures)
-            if account.admission.age.is_over:
+            if account.admission.age.left_s < 0:
                 # The sweeper may have charged for it, or be about to.
                 await self._health.leave(permit)
                 raise too_old()

@@ -3,7 +3,7 @@
 A request holds a lease on the organisation's meter from before a provider is called until after its row is put, and
 the sweeper ends the leases of the dead in the same order. So once the meter holds no lease of a request that arrived
 before an instant, all rows before that instant are there: not probably after half an hour, but for certain and usually
-within minutes. What is left to chance is the time between a request's arrival and its admission, which the margin is for.
+within minutes. A request that needs longer than the margin until it holds its lease is given back and calls nobody.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from naru.errors import StoreUnavailableError
 from naru.meter import ORGANISATION
 from naru.meter_changes import shard_id
 from naru.meter_state import Meter
-from naru.request_ids import arrived_at_ms
+from naru.request_ids import ADMITTED_WITHIN_MS, arrived_at_ms
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-MARGIN_MS = 5 * 60_000
-"""Clocks that differ, and a request that waits for the first one with its Idempotency-Key."""
+MARGIN_MS = ADMITTED_WITHIN_MS + 60_000
+"""A minute more than a request may take until it holds its lease, for clocks that differ."""
 
 
 class Closing:

@@ -160,7 +160,7 @@ class Completions:
         job = Job(
             plan.route,
             account,
-            deadline_s=min(started_s + min(allowed_s, patience_s), time.monotonic() + admission.age.left_s),
+            deadline_s=started_s + min(allowed_s, patience_s),
             begin_by_s=started_s + self._json_deadline_s,
             interactive=call.batch_id is None,
             may_call=call.may_call,

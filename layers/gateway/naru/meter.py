@@ -37,7 +37,7 @@ from naru.keys import Proven, read_authorization, unknown_key
 from naru.meter_changes import Change, change_limits
 from naru.meter_state import SLOT_MS, UNLIMITED, Demand, Lease, Limits, Meter, Refusal, Update, expiry_s, new_item
 from naru.refusals import headers_of, refused
-from naru.request_ids import Age, arrived_at_ms
+from naru.request_ids import ADMITTED_WITHIN_MS, Age, arrived_at_ms
 from naru.unended import Ending, Unended
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Meters:
             if end_user is not None and (limits := _user_limits(key)):
                 await self._admit_user(key_id, end_user, limits, demand, leases)
             await self._admit(ORGANISATION, demand, leases, absent=new_item(ORGANISATION, self._organisation))
-            if age.is_over:
+            if age.ms > ADMITTED_WITHIN_MS:
                 raise too_old()
         except (Exception, CancelledError) as error:
             answered = isinstance(error, NaruError) and not isinstance(error, StoreUnavailableError)
@@ -528,7 +528,7 @@ class Meters:
 
 
 def too_old() -> StoreUnavailableError:
-    """The answer to a request that was stopped for so long that the sweeper may take it for dead."""
+    """The answer to a request that was stopped for so long that others may not reckon with it any more."""
     return StoreUnavailableError(
         "This request was held up in the gateway for too long and was not sent to a model. Send it again.",
         code="request_held_up",

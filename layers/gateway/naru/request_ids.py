@@ -10,6 +10,11 @@ import re
 import secrets
 import time
 
+ADMITTED_WITHIN_MS = 4 * 60_000
+"""A request that needs longer from its arrival to its last admission is given back: what is older is rolled up a minute
+later, and no row may come behind that.
+"""
+
 MAX_AGE_MS = 15 * 60 * 1000
 """A request that is older calls nobody any more. Lambda ends every request after 15 minutes; other hosts may not."""
 
@@ -45,12 +50,12 @@ class Age:
         self._wall_s, self._steady_s = time.time(), time.monotonic()
 
     @property
-    def left_s(self) -> float:
-        """Until it is so old that the sweeper may soon take it for dead."""
+    def ms(self) -> float:
+        """How old it is now."""
         passed_s = max(time.time() - self._wall_s, time.monotonic() - self._steady_s)
-        return (MAX_AGE_MS - self._age_ms) / 1000 - passed_s
+        return self._age_ms + passed_s * 1000
 
     @property
-    def is_over(self) -> bool:
-        """Whether it must call nobody any more."""
-        return self.left_s < 0
+    def left_s(self) -> float:
+        """Until it must call nobody any more, since the sweeper may soon take it for dead."""
+        return (MAX_AGE_MS - self.ms) / 1000
