@@ -301,7 +301,8 @@ class _Day:
     def __init__(self, gateway: Handlers, patch: pytest.MonkeyPatch, whose: list[str]) -> None:
         self.gateway, self.whose = gateway, whose
         self.queue = os.environ["NARU_BATCH_QUEUE_URL"]
-        boto3.client("s3").create_bucket(Bucket="reports", CreateBucketConfiguration={"LocationConstraint": REGION})
+        region: Any = {"LocationConstraint": REGION}
+        boto3.client("s3").create_bucket(Bucket="reports", CreateBucketConfiguration=region)
         topic = boto3.client("sns").create_topic(Name=os.environ["NARU_ALERTS_TOPIC"].rpartition(":")[2])["TopicArn"]
         for properties in (TEMPLATE["Resources"][name]["Properties"] for name in FOLDERS.values()):
             for name, value in properties.get("Environment", {}).get("Variables", {}).items():
@@ -356,7 +357,13 @@ class _Day:
     def chat(self) -> None:
         """Every kind of limit, and budgets that are scattered over shards: reads, writes and transactions."""
         limits = Limits(budget_pico_usd=USD // 10, rpm=1000, tpm=10**6, max_parallel=50)
-        fields = {"user_budget_pico_usd": USD, "user_rpm": 100, "name": "n", "tags": {}, "created_at_ms": 1}
+        fields: dict[str, Any] = {
+            "user_budget_pico_usd": USD,
+            "user_rpm": 100,
+            "name": "n",
+            "tags": {},
+            "created_at_ms": 1,
+        }
         _, scattered = put_key(self.gateway.dynamodb, limits=limits, shards=4, **fields)
         body = {"model": OMNI, "messages": [{"role": "user", "content": "안녕 [[sim tokens=5]]"}]}
         self.send("chat", "POST", "/chat/completions", body)
@@ -432,7 +439,7 @@ class _Day:
         app = self.gateway.modules["sweeper"]
         zone = app.settings.time_zone
         meters = Meters(dynamodb, "MeterTable", zone, organisation_budget_pico_usd=UNLIMITED)
-        fields = {"user_budget_pico_usd": USD, "name": "n", "tags": {}, "created_at_ms": 1}
+        fields: dict[str, Any] = {"user_budget_pico_usd": USD, "name": "n", "tags": {}, "created_at_ms": 1}
         _, secret = put_key(dynamodb, limits=Limits(rpm=100), **fields)
         arrived_ms = time.time_ns() // 10**6 - LEASE_LIFE_MS - 60_000
 

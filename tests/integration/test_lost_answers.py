@@ -25,7 +25,7 @@ from naru.meter_state import UNLIMITED, Limits, Meter
 from naru.request_ids import new_request_id
 from naru.sweeper import LEASE_LIFE_MS, Sweeper, Swept
 from naru.unended import MAX_REMEMBERED
-from tests.dynamodb_model import DynamoDB
+from tests.dynamodb_model import DynamoDB, model_of
 from tests.interleaving import Call, Interleaving
 from tests.meters import USD, all_meters, put_key, put_organisation
 
@@ -69,8 +69,8 @@ class World:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.db: Any = DynamoDB(MeterTable=("meter",), LedgerTable=("day_shard", "request_id"))
-        self.client = self.db
+        self.client = model_of("MeterTable", "LedgerTable")
+        self.db: DynamoDB = self.client
         fields: dict[str, Any] = dict(scenario.users)
         _, self.secret = put_key(self.client, limits=scenario.limits, shards=scenario.shards, **fields)
         if scenario.organisation_shards > 1:
