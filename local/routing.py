@@ -26,10 +26,14 @@ class Router:
     def match(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route, and its path parameters as sent. Raises GatewayError."""
         path = path.rstrip("/") or "/"
-        for pattern, route in self._routes:
-            if route.method in {method, "ANY"} and (found := pattern.fullmatch(path)):
-                names = [name.rstrip("+") for name in re.findall(r"\{([^}]+)\}", route.resource)]
-                return route, dict(zip(names, found.groups(), strict=True))
+        matches = [(route, found) for pattern, route in self._routes if (found := pattern.fullmatch(path))]
+        # The resource is chosen first: a method that it has not is not looked for in one that is less specific.
+        chosen = [(route, found) for route, found in matches if route.resource == matches[0][0].resource]
+        for wanted in (method, "ANY"):
+            for route, found in chosen:
+                if route.method == wanted:
+                    names = [name.rstrip("+") for name in re.findall(r"\{([^}]+)\}", route.resource)]
+                    return route, dict(zip(names, found.groups(), strict=True))
         raise GatewayError("MISSING_AUTHENTICATION_TOKEN")
 
 

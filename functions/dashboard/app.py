@@ -1,14 +1,18 @@
-"""GET /dashboard and its files: a page that asks /usage with the key that the operator types in.
+"""GET /dashboard and its files: a page that asks /usage with the key that the operator types in. And what is answered
+where the API has no such path or method.
 
-It holds no data and no permission, so anybody may load it; everything it shows comes from the API.
+It holds no data and no permission, so anybody may ask it; everything that the page shows comes from the API.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from naru.unknown_paths import refusal
 
 STATIC = Path(__file__).parent / "static"
 CONTENT_TYPES = {
@@ -23,6 +27,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+HEADER_LIST = re.compile(r"[A-Za-z0-9-]+(, ?[A-Za-z0-9-]+)*")
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -44,7 +49,15 @@ page = files.pop("index.html").replace("{version}", version)
 
 def lambda_handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
     asked: dict[str, str] = event.get("pathParameters") or {}
-    answer = send_file(asked["file"], asked.get("version")) if "file" in asked else send_page(event)
+    match event["httpMethod"], event["resource"]:
+        case "GET", "/dashboard":
+            answer = send_page(event)
+        case "GET", "/dashboard/{version}/{file}":
+            answer = send_file(asked["file"], asked.get("version"))
+        case method, resource:
+            # Behind a domain of one's own the event's path has its base path, too; what the resource says has not.
+            path = f"/{asked['proxy']}" if "proxy" in asked else resource
+            answer = refuse(method, path, event)
     print(json.dumps({"message": "dashboard", "path": event.get("path"), "status": answer["statusCode"]}))  # noqa: T201
     return answer
 
@@ -64,6 +77,22 @@ def send_file(name: str, asked_version: str | None) -> dict[str, Any]:
         return respond(404, json.dumps({"error": error}), "application/json", {"Cache-Control": "no-store"})
     kept = "public, max-age=31536000, immutable" if asked_version == version else "no-store"
     return respond(200, text, CONTENT_TYPES[Path(name).suffix], {"Cache-Control": kept})
+
+
+def refuse(method: str, path: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Says what serves instead; to a browser's preflight, that it may ask and read the answer."""
+    shared = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store"}
+    if method == "OPTIONS":
+        sent = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+        headers = sent.get("access-control-request-headers", "")
+        allowed = headers if HEADER_LIST.fullmatch(headers) else "authorization, content-type"
+        shared |= {"Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE", "Access-Control-Allow-Headers": allowed}  # fmt: skip
+        return respond(204, "", "text/plain", shared)
+    error = refusal(method, path)
+    told = {"x-request-id": event["requestContext"]["requestId"], "x-should-retry": "false", **error.headers}
+    shown = {"Access-Control-Expose-Headers": "x-request-id, x-should-retry, allow"}
+    body = "" if method == "HEAD" else json.dumps(error.body())
+    return respond(error.http_status, body, "application/json", {**shared, **shown, **told})
 
 
 def respond(status: int, body: str, content_type: str, headers: dict[str, str]) -> dict[str, Any]:

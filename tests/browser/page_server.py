@@ -69,7 +69,14 @@ def page_server() -> Iterator[PageServer]:
                 return
             parts = path.removeprefix("/v1/dashboard").strip("/").split("/")
             names = {"version": parts[0], "file": parts[1]} if len(parts) == 2 else None
-            event = {"path": path, "pathParameters": names, "requestContext": {"path": path}}
+            resource = "/dashboard/{version}/{file}" if names else "/dashboard"
+            event = {
+                "httpMethod": "GET",
+                "resource": resource,
+                "path": path,
+                "pathParameters": names,
+                "requestContext": {"path": path},
+            }
             result = handler.lambda_handler(event, None)
             self._send(result["statusCode"], result["headers"], result["body"])
 

@@ -532,7 +532,8 @@ def empty_summary() -> dict[str, Any]:
 
 
 def event(path: str, **parameters: str) -> dict[str, Any]:
-    return {"path": path, "pathParameters": parameters or None, "requestContext": {"path": f"/v1{path}"}}
+    resource = "/dashboard/{version}/{file}" if parameters else "/dashboard"
+    return {"httpMethod": "GET", "resource": resource, "path": path, "pathParameters": parameters or None, "requestContext": {"path": f"/v1{path}"}}  # fmt: skip
 
 
 def test_files_may_be_kept_for_ever_and_the_page_may_not() -> None:

@@ -158,7 +158,7 @@ def test_the_organisations_budget_is_shown_and_changed(admin: httpx.Client) -> N
         ("DELETE", "keys/key_000000000000", None, 404, "api_key_not_found"),
         ("POST", "keys/key_000000000000/rotate", None, 404, "api_key_not_found"),
         ("GET", "keys?limit=0", None, 400, "invalid_value"),
-        ("PUT", "keys", {}, 404, "unknown_url"),
+        ("PUT", "keys", {}, 405, "method_not_allowed"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_openais_shape(

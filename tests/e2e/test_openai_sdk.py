@@ -251,12 +251,25 @@ def test_the_sdk_does_not_repeat_what_the_gateway_has_repeated(stack: RunningSta
         ("POST", "/chat/completions", b'{"model":"hyperclova-x-omni"}', 400, "missing_required_parameter"),
         ("POST", "/chat/completions", b'{"x":"' + b"a" * 11_000_000 + b'"}', 413, "request_too_large"),
         ("POST", "/chat/completions", b'{"x":"' + b"a" * 7_000_000 + b'"}', 413, "request_too_large"),
-        ("GET", "/chat/completions", None, 404, "unknown_url"),
+        ("GET", "/chat/completions", None, 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions", b"{}", 404, "unknown_url"),
         ("POST", "/completions", b"{}", 404, "unknown_url"),
-        ("DELETE", "/models", None, 404, "unknown_url"),
+        ("DELETE", "/models", None, 405, "method_not_allowed"),
+        ("POST", "/responses", b"{}", 404, "unknown_url"),
     ],
-    ids=["half", "empty", "not utf-8", "no messages", "11 MB", "7 MB", "method", "twice v1", "path", "delete"],
+    ids=[
+        "half",
+        "empty",
+        "not utf-8",
+        "no messages",
+        "11 MB",
+        "7 MB",
+        "method",
+        "twice v1",
+        "path",
+        "delete",
+        "responses",
+    ],
 )
 def test_every_refusal_has_openais_shape(
     stack: RunningStack, method: str, path: str, body: bytes | None, status: int, code: str | None

@@ -48,7 +48,7 @@ def statements(loaded: Template) -> list[dict[str, Any]]:
 
 
 def test_all_routes_of_chat_are_there(api: Api) -> None:
-    """No ANY: an unknown method is API Gateway's to refuse."""
+    """No ANY: an unknown method is not for this function to refuse."""
     assert {(route.method, route.resource) for route in api.routes if route.function == "ChatFunction"} == CHAT_ROUTES
     assert api.stage == "v1"
 

@@ -10,7 +10,8 @@ NaruError                          what a client is told: HTTP status, OpenAI ty
 │   ├── ConflictError         409  it makes sense, but not in the state that things are in
 │   │   └── IdempotencyKeyReusedError  the key came before, with another body
 │   ├── IdempotencyKeyInUseError  409  the first request with the key is still being answered
-│   └── UnknownPathError      404
+│   ├── UnknownPathError      404
+│   └── MethodNotAllowedError 405
 ├── AuthenticationError       401  no key, or not one of ours
 ├── PermissionDeniedError     403  the key is known and may not do this
 ├── RateLimitedError          429  the key's, the user's or the organisation's limit per minute or at once
@@ -31,6 +32,7 @@ SettingsError                      an environment variable is missing or wrong; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 WaitsFor = Literal["operator", "load"]
@@ -140,6 +142,17 @@ class IdempotencyKeyInUseError(InvalidRequestError):
 class UnknownPathError(InvalidRequestError):
     status = 404
     code = "unknown_url"
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """``allow`` are the methods that the path has."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: Sequence[str]) -> None:
+        super().__init__(message)
+        self.headers["Allow"] = ", ".join(allow)
 
 
 class AuthenticationError(NaruError):

@@ -15,15 +15,10 @@ from typing import Any
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
 
-from naru.errors import (
-    InvalidRequestError,
-    NaruError,
-    RequestTooLargeError,
-    UnknownPathError,
-    UnsupportedMediaTypeError,
-)
+from naru.errors import InvalidRequestError, NaruError, RequestTooLargeError, UnsupportedMediaTypeError
 from naru.request_ids import new_request_id
 from naru.tracebacks import without_texts
+from naru.unknown_paths import refusal
 from naru.wire import MAX_BODY_BYTES, compact_json
 
 logger = logging.getLogger(__name__)
@@ -254,7 +249,7 @@ class RestApi(APIGatewayRestResolver):
 
     def _unknown_path(self, _: Exception) -> Response[Any]:
         event = self.current_event
-        return self.exchange.respond_error(UnknownPathError(f"There is no {event.http_method} {event.path} here."))
+        return self.exchange.respond_error(refusal(event.http_method, event.path))
 
     def _failed(self, error: Exception) -> Response[Any]:
         return self.exchange.respond_error(error)
