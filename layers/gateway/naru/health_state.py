@@ -613,10 +613,13 @@ _SMALL = 8
 
 def _step(state: State) -> int:
     """By how much a limit grows: up to where it was last too much by one; beyond that the faster the farther, since it
-    was too much for another reason then. The first limit is a guess, and grows fast until there is a second refusal.
+    was too much for another reason then. The first limit is a guess, and grows fast until there is a second refusal;
+    doubles, if calls from before it took the room and brought it down to a few.
     """
     fastest = max(1, state.limit // 4)
-    return min(fastest, max(1, state.limit - state.ceiling)) if state.ceiling else fastest
+    if state.ceiling:
+        return min(fastest, max(1, state.limit - state.ceiling))
+    return state.limit if state.limit < _SMALL else fastest
 
 
 def refused(state: State, *, interactive: bool, now_ms: int, policy: HealthPolicy) -> State | None:
