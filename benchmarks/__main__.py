@@ -21,6 +21,7 @@ from benchmarks import (
     cost,
     faults,
     first_token,
+    hour,
     ledger,
     overhead,
     profile_chat,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[], Any]] = {
     "batch": batch.run,
     "report": report.run,
     "scale": scale.run,
+    "hour": hour.run,
 }
 WITH_OPTIONS = {"faults": faults.main, "storm": storm.main, "batch": batch.main}
 RESULTS = Path(__file__).parent / "results"

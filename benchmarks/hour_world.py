@@ -163,32 +163,29 @@ class Provider:
     ) -> dict[str, Any]:
         hour, prompt = self._hour, body["messages"][-1]["content"]
         phase = hour.phase(hour.loop.time())
+        if phase.mood == "unreachable":
+            await asyncio.sleep(_UNREACHABLE_S)
+            hour.failed_s.append(hour.loop.time())
+            raise transport_failure(deployment, httpx.ConnectError("nobody is there"))
+        if phase.mood == "fails" or _ODD in prompt:
+            await asyncio.sleep(_FAILED_S)
+            hour.failed_s.append(hour.loop.time())
+            raise fault_failure(deployment, ProviderFault("server", "status-500", 500, "no"))
+        if self.in_flight >= phase.takes:
+            await asyncio.sleep(_REFUSED_S)
+            hour.refused_s.append(hour.loop.time())
+            raise fault_failure(deployment, ProviderFault("rate_limited", "status-429", 429, "no"))
+        began_s = hour.loop.time()
+        self.in_flight += 1
         try:
-            if phase.mood == "unreachable":
-                await asyncio.sleep(_UNREACHABLE_S)
-                hour.failed_s.append(hour.loop.time())
-                raise transport_failure(deployment, httpx.ConnectError("nobody is there"))
-            if phase.mood == "fails" or _ODD in prompt:
-                await asyncio.sleep(_FAILED_S)
-                hour.failed_s.append(hour.loop.time())
-                raise fault_failure(deployment, ProviderFault("server", "status-500", 500, "no"))
-            if self.in_flight >= phase.takes:
-                await asyncio.sleep(_REFUSED_S)
-                hour.refused_s.append(hour.loop.time())
-                raise fault_failure(deployment, ProviderFault("rate_limited", "status-429", 429, "no"))
-            began_s = hour.loop.time()
-            self.in_flight += 1
-            try:
-                async with asyncio.timeout(deadline_s):
-                    await asyncio.sleep(phase.answer_s * self._rng.lognormvariate(0.0, _SIGMA))
-            except TimeoutError as error:
-                raise transport_failure(deployment, error) from error
-            finally:
-                self.in_flight -= 1
-                self.worked_s[request_id] = self.worked_s.get(request_id, 0.0) + hour.loop.time() - began_s
-                hour.busy_s += hour.loop.time() - began_s
-        except asyncio.CancelledError:
-            raise
+            async with asyncio.timeout(deadline_s):
+                await asyncio.sleep(phase.answer_s * self._rng.lognormvariate(0.0, _SIGMA))
+        except TimeoutError as error:
+            raise transport_failure(deployment, error) from error
+        finally:
+            self.in_flight -= 1
+            self.worked_s[request_id] = self.worked_s.get(request_id, 0.0) + hour.loop.time() - began_s
+            hour.busy_s += hour.loop.time() - began_s
         hour.answered_s.append(hour.loop.time())
         hour.answers[prompt] += 1
         message = {"role": "assistant", "content": "…"}

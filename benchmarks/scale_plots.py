@@ -10,9 +10,10 @@ from pathlib import Path
 _WIDTH, _HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 130, 40, 44
 _COLOURS = ("#2f81f7", "#d9730d")
-_STYLE = (
+GREY = "#7d8590"
+STYLE = (
     # One grey for both: an image does not learn which background its page has chosen.
-    "text{font:13px system-ui,sans-serif;fill:#7d8590}.t{font-weight:600}.g{stroke:#8886;stroke-width:1}"
+    f"text{{font:13px system-ui,sans-serif;fill:{GREY}}}.t{{font-weight:600}}.g{{stroke:#8886;stroke-width:1}}"
 )
 
 
@@ -44,7 +45,7 @@ def plot(title: str, lines: Sequence[Line]) -> str:
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img"><title>{title}</title>',
-        f'<style>{_STYLE}</style><text class="t" x="{_LEFT}" y="20">{title}</text>',
+        f'<style>{STYLE}</style><text class="t" x="{_LEFT}" y="20">{title}</text>',
     ]
     for number in range(round(top / step) + 1):
         at = y(number * step)

@@ -74,9 +74,10 @@ def traffic(
     for tenant, rate_per_s, fails in calls:
         when_s = 0.0
         while (when_s := when_s + rng.expovariate(rate_per_s)) < seconds:
+            health = rng.choice(everyone)
 
             async def one(
-                tenant: str = tenant, fails: Callable[[float], bool] = fails, health: Health = rng.choice(everyone)
+                tenant: str = tenant, fails: Callable[[float], bool] = fails, health: Health = health
             ) -> None:
                 outcome = await call(health, tenant=tenant, fails=fails(world.now_s))
                 came[tenant].append((world.now_s, outcome))

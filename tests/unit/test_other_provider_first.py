@@ -96,6 +96,17 @@ def test_the_first_request_is_served_with_one_call_to_the_provider_that_is_down(
     assert (row.model_served, row.attempts[-1].result, row.attempts[-1].waited_ms) == (helper, "ok", 0)
 
 
+@pytest.mark.parametrize("models", [[OMNI], [FAST], [OMNI, FAST]])
+def test_a_provider_that_cannot_be_reached_is_known_by_its_name_to_the_next_requests(
+    providers: Providers, models: list[str]
+) -> None:
+    """Each from a new environment, for any of its models: two calls to be sure, and then none before the next probe."""
+    for number in range(12):
+        providers.gateway.ask(model=models[number % len(models)])
+    calls = Counter(call.split("/")[0] for call in providers.calls)
+    assert calls == {"holysheep": 2, "clovastudio": 12}
+
+
 def test_a_client_that_wants_no_other_model_gets_none(providers: Providers) -> None:
     providers.gateway.preference = Preference(fallback=False)
     with pytest.raises(UpstreamUnavailableError):

@@ -255,7 +255,7 @@ class Attempts:
                 permit,
                 kind=failure.kind,
                 retry_after_s=failure.retry_after_s,
-                unreachable=failure.result == "connect",
+                unreachable=failure.unreachable,
             )
             await self._health.leave(permit)
             raise

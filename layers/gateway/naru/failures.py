@@ -72,6 +72,8 @@ class AttemptFailedError(Exception):
     """Whether only this deployment's model cannot take the request: no word on the model that was asked for."""
     of_account: bool = False
     """Whether the provider refuses the gateway's key or account, and with it every deployment there."""
+    unreachable: bool = False
+    """Whether no connection to the provider could be made."""
     was_called: bool = True
     """False where it was known without a call that there would be no answer."""
 
@@ -113,6 +115,8 @@ def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailed
                     f"The provider of {deployment.name} cannot be reached at the moment. Try again later.", log=log
                 ),
                 again="same",
+                # No free connection of ours, or a kept one that broke, says nothing about the provider.
+                unreachable=isinstance(error, httpx.ConnectError | httpx.ConnectTimeout),
             )
         case TimeoutError() | httpx.TimeoutException():
             return AttemptFailedError(

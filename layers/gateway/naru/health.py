@@ -356,7 +356,10 @@ class Health:
             return
         above = self._of(permit.provider)
         if unreachable or permit.provider in permit.probes:
-            await self._breakers.failed(above, permit, tenant="")
+            # Where nobody was answered lately there is no answer to wait for. A request that tries again by itself is no
+            # second witness.
+            is_quiet = self._clock() - above.answered_ms >= above.policy.slot_ms
+            await self._breakers.failed(above, permit, tenant="", settled=is_quiet and not above.failures_in_row)
         elif opened:
             # One deployment of it that is ill says nothing of the others; several do.
             await self._breakers.failed(above, permit, tenant=tenant_tag(permit.deployment), settled=True)

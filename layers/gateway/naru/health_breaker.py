@@ -73,6 +73,8 @@ class Known:
     in_flight: int = 0
     answers_ms: deque[int] = field(default_factory=lambda: deque(maxlen=_KNOWN_ANSWERS))
     """When calls were answered that the others have not been told of."""
+    answered_ms: int = -(10**15)
+    """When a call was last answered here."""
     reported_ms: int = -(10**15)
     failures_in_row: int = 0
     last_retry_by: str = ""
@@ -129,6 +131,7 @@ class Breakers:
         """A call was answered, as good as by an error that a provider makes only when it is well."""
         now_ms = self._clock()
         known.failures_in_row = 0
+        known.answered_ms = now_ms
         if known.state.deployment in permit.probes:
             await self.end_probe(known, permit, verdict=True)
         elif known.state.is_open_to(permit.tenant) and permit.began_ms > known.state.opened_ms:

@@ -505,7 +505,12 @@ def overloaded(
     if began_ms > state.cut_ms and now_ms - state.cut_ms >= policy.cut_every_ms:
         if state.is_limited(now_ms) or state.live_holders(now_ms):
             judge = _drained if now_ms < state.drained_ms else _judged
-            after = judge(replace(after, losses=after.losses + 1), now_ms=now_ms, policy=policy)
+            if state.in_use(now_ms) - 1 > state.limit:
+                # Calls from before the last cut take the room of those after it: a lower limit would not help, and it
+                # would be slow to come back where answers are long.
+                after = replace(after, losses=0)
+            else:
+                after = judge(replace(after, losses=after.losses + 1), now_ms=now_ms, policy=policy)
         else:
             # Nobody knows how many calls all environments have in flight while none of them takes a slot.
             after = cut(after, policy.first_limit, now_ms=now_ms, factor=policy.decrease)
@@ -613,10 +618,13 @@ _SMALL = 8
 
 def _step(state: State) -> int:
     """By how much a limit grows: up to where it was last too much by one; beyond that the faster the farther, since it
-    was too much for another reason then. The first limit is a guess, and grows fast until there is a second refusal.
+    was too much for another reason then. The first limit is a guess, and grows fast until there is a second refusal;
+    doubles, if calls from before it took the room and brought it down to a few.
     """
     fastest = max(1, state.limit // 4)
-    return min(fastest, max(1, state.limit - state.ceiling)) if state.ceiling else fastest
+    if state.ceiling:
+        return min(fastest, max(1, state.limit - state.ceiling))
+    return state.limit if state.limit < _SMALL else fastest
 
 
 def refused(state: State, *, interactive: bool, now_ms: int, policy: HealthPolicy) -> State | None:
