@@ -315,7 +315,7 @@ class Tables:
         return known[1] + self._big_bytes[key]
 
     def _updated(self, key: Key, before: Item, text: str, names: Mapping[str, str], values: Mapping[str, Any]) -> Item:
-        sets, removed = _clauses(text)
+        sets, removed, _ = _clauses(text)
         after = dict(before)
         placed = [(resolve(path, names), self._result(before, operands, names, values)) for path, operands in sets]
         copied: set[tuple[Any, ...]] = set()

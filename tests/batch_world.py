@@ -120,7 +120,7 @@ class World:
             "endpoint": "/v1/chat/completions",
             "input_file_id": file.file_id,
             "input_object": file.object_name,
-            "input_etag": self.objects.state(file.object_name).etag,
+            "input_etag": Files(self.files).etag(file),
             "created_at": now_ms // 1000,
             "expires_at": now_ms // 1000 + 86_400,
             **values,

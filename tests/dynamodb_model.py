@@ -20,14 +20,14 @@ from typing import Any
 from botocore.exceptions import ClientError
 from moto.dynamodb.parsing.reserved_keywords import ReservedKeywords
 
-from naru.attributes import from_item, to_item
+from naru.attributes import from_item, to_attribute
 from tests.moto_tables import TEMPLATE
 
 Item = dict[str, Any]
 Path = tuple[str | int, ...]
 Condition = Callable[[Item, Mapping[str, str], Mapping[str, Any]], bool]
 
-_TOKEN = re.compile(r"\s*(<>|<=|>=|[-=<>(),.+]|\[\d+\]|[#:]?[A-Za-z_][A-Za-z0-9_]*)")
+_TOKEN = re.compile(r"\s*(<>|<=|>=|[-=<>(),.+]|\[\d+\]|[#:][A-Za-z0-9_]+|[A-Za-z_][A-Za-z0-9_]*)")
 _RESERVED = frozenset(word.upper() for word in ReservedKeywords.get_reserved_keywords())
 _FUNCTIONS = {"attribute_exists", "attribute_not_exists", "contains", "size"}
 _MISSING: Any = object()
@@ -43,6 +43,11 @@ class TransactionCanceledException(ClientError):  # noqa: N818
 
 class ValidationException(ClientError):  # noqa: N818
     """What DynamoDB does not accept, whatever the items are."""
+
+
+def _to_item(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As :func:`naru.attributes.to_item`, and bytes."""
+    return {name: {"B": value} if isinstance(value, bytes) else to_attribute(value) for name, value in values.items()}
 
 
 def invalid(message: str) -> ValidationException:
@@ -86,7 +91,7 @@ class DynamoDB:
     @_one_at_a_time
     def get_item(self, *, TableName: str, Key: Mapping[str, Any], **_: Any) -> dict[str, Any]:  # noqa: N803
         item = self.tables[TableName].get(self._key(TableName, from_item(Key)))
-        return {} if item is None else {"Item": to_item(item)}
+        return {} if item is None else {"Item": _to_item(item)}
 
     @_one_at_a_time
     def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N803
@@ -100,7 +105,14 @@ class DynamoDB:
     def query(self, *, TableName: str, **more: Any) -> dict[str, Any]:  # noqa: N803
         items = self.tables[TableName]
         found = [items[key] for key in sorted(items) if _holds(more, items[key], "KeyConditionExpression")]
-        return {"Items": [to_item(item) for item in found]}
+        return {"Items": [_to_item(item) for item in found if _holds(more, item, "FilterExpression")]}
+
+    @_one_at_a_time
+    def delete_item(self, *, TableName: str, Key: Mapping[str, Any], **more: Any) -> dict[str, Any]:  # noqa: N803
+        key = self._key(TableName, from_item(Key))
+        self._require(more, self.tables[TableName].get(key))
+        self.tables[TableName].pop(key, None)
+        return {}
 
     @_one_at_a_time
     def put_item(self, *, TableName: str, Item: Mapping[str, Any], **more: Any) -> dict[str, Any]:  # noqa: N803
@@ -119,7 +131,7 @@ class DynamoDB:
         self._require(more, before)
         after = self._updated(more, before if before is not None else from_item(Key))
         self.tables[TableName][key] = after
-        return {"Attributes": to_item(after)} if more.get("ReturnValues") == "ALL_NEW" else {}
+        return {"Attributes": _to_item(after)} if more.get("ReturnValues") == "ALL_NEW" else {}
 
     @_one_at_a_time
     def transact_get_items(self, *, TransactItems: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: N803
@@ -127,7 +139,7 @@ class DynamoDB:
 
     @_one_at_a_time
     def transact_write_items(self, *, TransactItems: Sequence[Mapping[str, Any]], **_: Any) -> dict[str, Any]:  # noqa: N803
-        written: list[tuple[str, tuple[str, ...], Item]] = []
+        written: list[tuple[str, tuple[str, ...], Item | None]] = []
         reasons: list[dict[str, str]] = []
         for each in TransactItems:
             ((kind, call),) = each.items()
@@ -138,14 +150,22 @@ class DynamoDB:
                 raise invalid("Transaction request cannot include multiple operations on one item")
             before = self.tables[table].get(key)
             reasons.append({"Code": "None" if _holds(call, before) else "ConditionalCheckFailed"})
-            if reasons[-1]["Code"] == "None":
-                after = subject if kind == "Put" else self._updated(call, before if before is not None else subject)
-                written.append((table, key, after))
-        if len(written) < len(reasons):
+            after: Item | None = before
+            match kind:
+                case "Put":
+                    after = subject
+                case "Delete":
+                    after = None
+                case "Update" if reasons[-1]["Code"] == "None":
+                    after = self._updated(call, before if before is not None else subject)
+            written.append((table, key, after))
+        if {"Code": "ConditionalCheckFailed"} in reasons:
             error = {"Error": {"Code": "TransactionCanceledException", "Message": ""}, "CancellationReasons": reasons}
             raise TransactionCanceledException(error, "TransactWriteItems")  # type: ignore[arg-type]
         for table, key, item in written:
-            self.tables[table][key] = item
+            self.tables[table].pop(key, None)
+            if item is not None:
+                self.tables[table][key] = item
         return {}
 
     @_one_at_a_time
@@ -153,6 +173,8 @@ class DynamoDB:
         return {"Items": [item for page in self._scan(**call) for item in page["Items"]]}
 
     def get_paginator(self, name: str) -> Any:
+        if name == "query":
+            return SimpleNamespace(paginate=lambda **call: [self.query(**call)])
         assert name == "scan"
         return SimpleNamespace(paginate=self._scan)
 
@@ -160,7 +182,7 @@ class DynamoDB:
         """One item a page, so that writes can come in between."""
         for key in sorted(self.tables[TableName]):
             if (item := self.tables[TableName].get(key)) is not None and _holds(more, item, "FilterExpression"):
-                yield {"Items": [to_item(item)]}
+                yield {"Items": [_to_item(item)]}
 
     def _key(self, table: str, values: Item) -> tuple[str, ...]:
         if table not in self._keys:
@@ -172,7 +194,7 @@ class DynamoDB:
         if not _holds(call, item):
             answer: dict[str, Any] = {"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}}
             if item is not None and call.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD":
-                answer["Item"] = to_item(item)
+                answer["Item"] = _to_item(item)
             raise ConditionalCheckFailedException(answer, "UpdateItem")  # type: ignore[arg-type]
 
     def _updated(self, call: Mapping[str, Any], item: Item) -> Item:
@@ -188,7 +210,8 @@ class DynamoDB:
 
 def _holds(call: Mapping[str, Any], item: Item | None, where: str = "ConditionExpression") -> bool:
     names, values = call.get("ExpressionAttributeNames", {}), from_item(call.get("ExpressionAttributeValues", {}))
-    expressions = " ".join(call.get(name, "") for name in (where, "UpdateExpression"))
+    places = ["ConditionExpression", "UpdateExpression", "KeyConditionExpression", "FilterExpression"]
+    expressions = " ".join(call.get(name, "") for name in (*places, "ProjectionExpression"))
     if expressions.strip():
         unused = ({*names} | {*values}) - set(_tokens(expressions))
         if unused:
@@ -279,8 +302,22 @@ class _Parser:
             self.take("(")
             path, placeholder = self.path(), (self.take(","), self.take(), self.take(")"))[1]
             return lambda item, names, values: _contains(_get(item, resolve(path, names)), values[placeholder])
-        left, operator, right = self._operand(), self.take(), self._operand()
-        return lambda *where: _compare(left(*where), operator, right(*where))
+        left, operator, right = self._operand(), self.take().upper(), self._operand
+        if operator == "BETWEEN":
+            low, _, high = right(), self.take("AND"), right()
+            return lambda *where: (
+                _compare(left(*where), ">=", low(*where)) and _compare(left(*where), "<=", high(*where))
+            )
+        if operator == "IN":
+            self.take("(")
+            among = [right()]
+            while self.next_is(","):
+                self.take()
+                among.append(right())
+            self.take(")")
+            return lambda *where: any(_compare(left(*where), "=", each(*where)) for each in among)
+        other = right()
+        return lambda *where: _compare(left(*where), operator, other(*where))
 
     def _operand(self) -> Callable[[Item, Mapping[str, str], Mapping[str, Any]], Any]:
         if self.next_is("SIZE"):
@@ -310,7 +347,7 @@ class _Parser:
 
     def _name(self) -> str:
         name = self.take()
-        if not re.fullmatch(r"#?[A-Za-z_]\w*", name) or name in _FUNCTIONS:
+        if not re.fullmatch(r"#\w+|[A-Za-z_]\w*", name) or name in _FUNCTIONS:
             raise invalid(f"{name!r} is not a name")
         if name.upper() in _RESERVED:
             raise invalid(f"Attribute name is a reserved keyword; reserved keyword: {name}")
@@ -373,13 +410,20 @@ def _compare(left: Any, operator: str, right: Any) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _clauses(text: str) -> tuple[tuple[tuple[Path, tuple[Any, ...]], ...], tuple[Path, ...]]:
-    """The assignments (path, operands and the signs between them) and the removed paths."""
+def _clauses(text: str) -> tuple[tuple[tuple[Path, tuple[Any, ...]], ...], tuple[Path, ...], tuple[Any, ...]]:
+    """The assignments (path, operands and the signs between them), the removed paths, and what is added to what."""
     parser = _Parser(text)
     sets: list[tuple[Path, tuple[Any, ...]]] = []
     removed: list[Path] = []
-    while parser.next_is("SET", "REMOVE"):
-        if parser.take().upper() == "SET":
+    added: list[tuple[Path, str]] = []
+    while parser.next_is("SET", "REMOVE", "ADD"):
+        kind = parser.take().upper()
+        if kind == "ADD":
+            added.append((parser.path(), parser.take()))
+            while parser.next_is(","):
+                parser.take()
+                added.append((parser.path(), parser.take()))
+        elif kind == "SET":
             while True:
                 path = parser.path()
                 parser.take("=")
@@ -396,7 +440,7 @@ def _clauses(text: str) -> tuple[tuple[tuple[Path, tuple[Any, ...]], ...], tuple
                 parser.take(",")
                 removed.append(parser.path())
     parser.end()
-    return tuple(sets), tuple(removed)
+    return tuple(sets), tuple(removed), tuple(added)
 
 
 def _update_operand(parser: _Parser) -> str | Path:
@@ -405,10 +449,11 @@ def _update_operand(parser: _Parser) -> str | Path:
 
 def updated(item: Item, text: str, names: Mapping[str, str], values: Mapping[str, Any]) -> Item:
     """The item after an UpdateExpression. What is on the right is read from the item as it was."""
-    sets, removed = _clauses(text)
+    sets, removed, added = _clauses(text)
     resolved = [(resolve(path, names), operands) for path, operands in sets]
     gone = [resolve(path, names) for path in removed]
-    _refuse_overlaps([path for path, _ in resolved] + gone)
+    more = [(resolve(path, names), _value(values, placeholder)) for path, placeholder in added]
+    _refuse_overlaps([path for path, _ in [*resolved, *more]] + gone)
     after = deepcopy(item)
 
     def operand(what: str | Path) -> Any:
@@ -426,6 +471,9 @@ def updated(item: Item, text: str, names: Mapping[str, str], values: Mapping[str
         _place(after, path)[path[-1]] = deepcopy(result)
     for path in gone:
         _place(after, path).pop(path[-1], None)
+    for path, value in more:
+        before = _get(item, path)
+        _place(after, path)[path[-1]] = value if before is _MISSING else before + value
     return after
 
 

@@ -109,6 +109,7 @@ class Gateway:
     headers: dict[str, str] = field(default_factory=dict)
     ledger_table: str = "LedgerTable"
     preference: Preference | None = None
+    may_call: Callable[[], bool] = lambda: True
 
     def use_catalog(self, *changes: tuple[str, str]) -> None:
         """The built-in catalog with these changes; its fallbacks are left out, so that a test sees only its own."""
@@ -167,7 +168,14 @@ class Gateway:
             )
             request_id = new_request_id(at_ms=time.time_ns() // 10**6)
             answer = await completions.create(
-                Call(request_id, f"Bearer {self.api_key}", body, patience_s=895, preference=self.preference)
+                Call(
+                    request_id,
+                    f"Bearer {self.api_key}",
+                    body,
+                    patience_s=895,
+                    preference=self.preference,
+                    may_call=self.may_call,
+                )
             )
             self.headers = dict(answer.headers)
             yield answer

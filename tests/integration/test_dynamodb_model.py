@@ -158,6 +158,10 @@ def test_the_model_of_dynamodb_answers_as_others_do(other: Any) -> None:
         ("SET a = :one, a.b = :one", "attribute_exists(a)", {}, {":one": 1}),
         ("SET c = :one", "attribute_exists(a)", {}, {":one": 1, ":unused": 1}),
         ("SET c = :one", "attribute_exists(a)", {"#unused": "a"}, {":one": 1}),
+        ("SET a.b = :two ADD c :one, missing :two", "c BETWEEN :one AND :five", {}, {":one": 1, ":two": 2, ":five": 5}),
+        ("SET a.b = :two", "c BETWEEN :one AND :two", {}, {":one": 1, ":two": 2}),
+        ("SET a.b = :two", "c IN (:one, :five) AND attribute_exists(a)", {}, {":one": 1, ":two": 2, ":five": 5}),
+        ("SET a.b = :two", "c IN (:one)", {}, {":one": 1, ":two": 2}),
     ],
 )  # fmt: skip
 def test_the_model_of_dynamodb_reads_an_expression_as_others_do(
@@ -190,3 +194,29 @@ def test_the_model_of_dynamodb_reads_an_expression_as_others_do(
     except ClientError as error:
         logging.getLogger(__name__).debug("refused by both: %s", error)
     both.get_item(TableName="MeterTable", Key=to_item({"meter": "m"}), ConsistentRead=True)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_model_of_dynamodb_writes_together_as_others_do(other: Any, holds: bool) -> None:
+    """All of a transaction or nothing: a check, a removal, a new item and a change."""
+    both = Both(DynamoDB(**KEYS), other)
+    clear(other, "MeterTable", "meter")
+    for name in ("checked", "removed", "changed"):
+        both.put_item(TableName="MeterTable", Item=to_item({"meter": name, "n": 1}))
+    values = {"ExpressionAttributeValues": to_item({":n": 1 if holds else 2})}
+    writes: list[Any] = [
+        {"ConditionCheck": {"Key": to_item({"meter": "checked"}), "ConditionExpression": "n = :n", **values}},
+        {"Delete": {"Key": to_item({"meter": "removed"})}},
+        {"Put": {"Item": to_item({"meter": "new"})}},
+        {"Update": {"Key": to_item({"meter": "changed"}), "UpdateExpression": "ADD n :n", **values}},
+    ]
+    try:
+        both.transact_write_items(
+            TransactItems=[
+                {kind: {"TableName": "MeterTable", **call}} for each in writes for kind, call in each.items()
+            ]
+        )
+    except ClientError as error:
+        logging.getLogger(__name__).debug("refused by both: %s", error)
+    for name in ("checked", "removed", "changed", "new"):
+        both.get_item(TableName="MeterTable", Key=to_item({"meter": name}), ConsistentRead=True)

@@ -167,7 +167,8 @@ def test_a_line_without_a_budget_waits_while_that_can_help(
     world: World, batch: Batch, retry_after_s: float | None, end: str
 ) -> None:
     ran = run(world, batch, line_of(world, batch), Scripted(QuotaExceededError("no", retry_after_s=retry_after_s)))
-    assert (ran.end, ran.wait_s) == (end, retry_after_s if end == "short" else 0)
+    # A budget may be raised at any time, so nobody waits for long without asking again.
+    assert (ran.end, ran.wait_s) == (end, min(retry_after_s or 0, 300.0) if end == "short" else 0)
     if end == "stored":
         result = stored(world, batch)
         assert (result["custom_id"], result["response"]) == ("c0", None)

@@ -11,11 +11,13 @@ import pytest
 
 from naru.attributes import to_item
 from naru.batch_phases import Phases
+from naru.batch_progress import LineState
 from naru.batch_queue import Message
 from naru.batch_reader import plan_name
 from naru.batch_store import Batch
 from naru.batches_api import Batches
 from naru.errors import NotFoundError
+from naru.file_store import Page
 from naru.files_api import Files
 from naru.objects import MissingObjectError
 from tests.accounts import CATALOG
@@ -214,6 +216,56 @@ def test_whoever_dies_while_finishing_leaves_the_rest_to_the_next_one() -> None:
             assert [told["status"] for told in world.told()] in (["completed"], ["completed"] * 2)
 
 
+def test_of_two_who_finish_with_different_results_one_makes_all_of_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has looked at all lines when a worker that was thought dead brings an answer and the second one finishes.
+    What it writes then is nobody's: no line is in both files or in none, and the counts are those of the files.
+    """
+    batch = world.started(4)
+    world.run_range(batch, world.reader.plan(batch)[0])
+    claim(world, batch, 1, later_s=-100.0)
+    assert world.store.cancel(batch, now_s=int(time.time()))
+    first, second = world.phases, world.phases
+    really, written = first._write_files, []
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        written.append(really(*args, **options))
+        assert store(world, batch, 3)
+        assert second.finish(world.read(batch)) is None
+        return written[0]
+
+    monkeypatch.setattr(first, "_write_files", meanwhile)
+    assert first.finish(world.read(batch)) is None
+    ended = world.read(batch)
+    assert ended.phase == "cancelled"
+    assert [line["custom_id"] for line in world.file_lines(ended, "output")] == ["c0", "c1", "c3"]
+    assert [line["custom_id"] for line in world.file_lines(ended, "error")] == ["c2"]
+    assert (ended.values["completed"], ended.values["failed"]) == (3, 1)
+    assert {file.file_id for file in written[0][1]}.isdisjoint(
+        {ended.values["output_file_id"], ended.values["error_file_id"]}
+    )
+    listed, _ = world.files.page(KEY, Page(None, 100), now_s=int(time.time()), purpose="batch_output")
+    assert len(listed) == 2
+    assert len(world.told()) == 1
+
+
+def test_an_answer_that_comes_after_the_end_changes_nothing(world: World) -> None:
+    """Its line was called for when the batch ended: then it got its end, which is the same in the files and in the results."""
+    batch = world.started(2)
+    claim(world, batch, 0, later_s=-100.0)
+    assert world.progress.claim_line(batch, LineState(0, None), worker="w", request_id="req_0")
+    assert world.store.cancel(batch, now_s=int(time.time()))
+    assert world.phases.finish(world.read(batch)) is None
+    assert not store(world, batch, 0)
+    ended = world.read(batch)
+    assert [line["error"]["code"] for line in world.file_lines(ended, "error")] == ["batch_cancelled"] * 2
+    assert [(each["custom_id"], each["status"]) for each in world.reader.results(ended, 0, 2)] == [
+        ("c0", "error"),
+        ("c1", "error"),
+    ]
+
+
 def test_a_batch_with_lines_left_is_not_finished(world: World) -> None:
     batch = world.started(3)
     world.run_range(batch, world.reader.plan(batch)[0])
@@ -337,7 +389,6 @@ def test_the_end_is_told_with_counts_and_without_content(world: World) -> None:
 
 
 def test_large_results_lie_in_s3_and_come_into_the_files(world: World) -> None:
-    from naru.batch_progress import LineState
     from naru.batch_reader import result_name
     from naru.batch_results import answered
     from naru.pricing import Usage

@@ -65,6 +65,47 @@ def test_a_batch_from_its_message_to_its_end() -> None:
         assert len(world.told()) == 1
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["in one event", "in two events at once"])
+def test_copies_of_a_message_are_done_together(together: bool) -> None:
+    """They arise when `check` dies between sending the ranges and noting that, by a lost answer of SQS, by a redrive."""
+    with batch_world() as world:
+        batch = world.started(20)
+        script = Script(world, pause_s=0.05)
+        world.queue.send([Message("run", KEY, batch.batch_id, 0, of) for of in world.reader.plan(batch)] * 2)
+        records = deliver(world)
+        halves = [records] if together else [records[:10], records[10:]]
+
+        async def main() -> list[list[str]]:
+            works = [worker_of(world, script).handle(half, remaining_s=lambda: 800.0) for half in halves]
+            return list(await asyncio.gather(*works))
+
+        assert asyncio.run(main()) == [[]] * len(halves)
+        assert sorted(script.ran) == list(range(20))
+        read = world.read(batch)
+        assert (read.ranges_ended, read.values["completed"]) == (10, 20)
+
+
+def test_ranges_whose_batch_cannot_be_sent_for_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All lines are done, and the queue does not take the message about that: nothing is left running meanwhile."""
+    with batch_world() as world:
+        batch = world.started(2)
+        script = Script(world)
+        worker = worker_of(world, script)
+
+        def gone(*_: Any, **__: Any) -> None:
+            raise StoreUnavailableError("gone")
+
+        world.queue.send([Message("run", KEY, batch.batch_id, 0, of) for of in world.reader.plan(batch)])
+        records = deliver(world)
+        with monkeypatch.context() as patch:
+            patch.setattr(worker._queue, "send", gone)
+            failed = asyncio.run(worker.handle(records, remaining_s=lambda: 800.0))
+        assert failed == [record["messageId"] for record in records]
+        assert asyncio.run(worker.handle(records, remaining_s=lambda: 800.0)) == []
+        assert [message.do for message in world.take()] == ["finish"]
+        assert sorted(script.ran) == [0, 1]
+
+
 def test_what_is_left_over_is_sent_anew_and_what_is_void_is_dropped() -> None:
     with batch_world() as world:
         worker = worker_of(world, Script(world))

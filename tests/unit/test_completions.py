@@ -20,6 +20,7 @@ from naru.errors import (
     NaruError,
     PermissionDeniedError,
     ProviderRejectedError,
+    StoreUnavailableError,
     UpstreamProtocolError,
     UpstreamRateLimitedError,
     UpstreamRefusedKeyError,
@@ -675,3 +676,20 @@ def test_a_row_names_each_attempt(gateway: Gateway) -> None:
     first, second = gateway.row.attempts
     assert first == Attempt(f"holysheep/{OMNI}", "503", first.duration_ms)
     assert second == Attempt(f"holysheep/{OMNI}", "ok", second.duration_ms, why="again", waited_ms=second.waited_ms)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_before_each_call_it_is_asked_whether_it_may_be_made(gateway: Gateway, calls: int) -> None:
+    """The claim of a line of a batch may be lost while its request waits, also between two attempts. The provider has not
+    been called then, and the row says how often it was before.
+    """
+    asked = iter([True] * calls + [False])
+    gateway.may_call = lambda: next(asked)
+    with pytest.raises(StoreUnavailableError):
+        gateway.ask("안녕 [[sim fault=status:503]]")
+    assert gateway.model.stats()["requests"] == calls
+    assert (gateway.row.outcome, gateway.row.error_code, len(gateway.row.attempts)) == (
+        "failed",
+        "store_unavailable",
+        calls,
+    )

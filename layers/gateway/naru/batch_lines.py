@@ -178,7 +178,7 @@ class Lines:
         match error:
             case QuotaExceededError(retry_after_s=float(wait_s)) if time.time() + wait_s < batch.deadline_s:
                 # Requests in flight may give back what is missing, or a month begins before the batch must have ended.
-                ran = Ran("short", wait_s)
+                ran = Ran("short", min(wait_s, _LONGEST_WAIT_S))
             case RateLimitedError(should_retry=None):
                 ran = Ran("limited", error.retry_after_s or 1.0)
             case AuthenticationError() | PermissionDeniedError(code="api_key_disabled"):

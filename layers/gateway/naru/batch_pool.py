@@ -180,7 +180,7 @@ class Pool:
 
     def _ready(self) -> int:
         now_s = time.monotonic()
-        return sum(line.ready_s <= now_s for run in self._ranges if run.is_live for line in run.lines)
+        return sum(line.ready_s <= now_s for run in self._ranges if self._holds(run) for line in run.lines)
 
     async def _open(self, run: RangeRun) -> None:
         now_ms, until_s = time.time_ns() // 10**6, time.monotonic() + self._lease_s
@@ -379,7 +379,7 @@ class Pool:
             # Others have all the slots there are: to ask on every half second would cost more than to come back.
             next_s = max(next_s, now_s + _NO_SHARE_WAIT_S)
         elif next_s - now_s <= PATIENCE_S:
-            await asyncio.sleep(max(0.0, min(next_s, self._share_due_s) - now_s))
+            await asyncio.sleep(max(0.01, min(next_s, self._share_due_s) - now_s))
             return
         for run in live:
             if not run.job.closed and run.end_code is None:
@@ -394,7 +394,9 @@ class Pool:
                 times_s.append(math.inf if run.in_flight else now_s)
             elif not run.opened or run.lines:
                 ready_s = min((line.ready_s for line in run.lines), default=0.0)
-                times_s.append(max(ready_s, run.job.startable_s(now_s)))
+                # Whether a range is still this run's, `renew` tells soon.
+                held_s = now_s + (_LOOK_EVERY_S if run.opened and not self._holds(run) else 0.0)
+                times_s.append(max(ready_s, held_s, run.job.startable_s(now_s)))
         first_s = min(times_s, default=math.inf)
         free = self._most_on_their_way > len(self._tasks)
         return first_s if free else max(first_s, self._share_due_s)

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +97,7 @@ class BatchWorker:
         await self._hide(deliveries)
         heart = asyncio.create_task(self._beat(deliveries, pools))
         try:
-            await asyncio.gather(
+            await _all(
                 *(self._phase(copies) for copies in tasks if copies[0].message.do != "run"),
                 self._run([copies for copies in tasks if copies[0].message.do == "run"], pools, remaining_s, stop_s),
             )
@@ -149,7 +149,7 @@ class BatchWorker:
         except Exception:
             logger.exception("the batches of some messages cannot be read")
             return
-        await asyncio.gather(
+        await _all(
             *(self._run_at(deployment, runs, pools, remaining_s, stop_s) for deployment, runs in by_deployment.items())
         )
 
@@ -181,7 +181,10 @@ class BatchWorker:
             await pool.run([run for _, run in runs])
         except Exception:
             logger.exception("ranges failed", extra={"deployment": deployment})
+        unfinished = [job for job in {run.job for _, run in runs} if not await self._finish_if_last(job.batch)]
         for copies, run in runs:
+            if run.job in unfinished:
+                continue
             try:
                 if run.wait_s is not None:
                     await asyncio.to_thread(self._queue.send, [run.message], delay_s=run.wait_s)
@@ -189,19 +192,22 @@ class BatchWorker:
                     _be_done(copies)
             except StoreUnavailableError as error:
                 logger.warning("a message is not sent anew", extra=error.log)
-        for job in {run.job for _, run in runs}:
-            await self._finish_if_last(job.batch)
 
-    async def _finish_if_last(self, batch: Batch) -> None:
-        """Whoever ends the last range, or finds the time over, sends for the files.
+    async def _finish_if_last(self, batch: Batch) -> bool:
+        """Whoever ends the last range, or finds the time over, sends for the files; False if that failed.
 
-        If it dies before that, one of the messages comes again, and whoever gets that one does it.
+        Then, or if it dies before, the messages come again, and whoever gets one of them does it.
         """
-        read = await asyncio.to_thread(self._batches.get, batch.key_id, batch.batch_id)
-        if read is None or read.phase not in {"in_progress", "cancelling"}:
-            return
-        if read.phase == "cancelling" or read.ranges_ended == read.ranges or time.time() >= read.deadline_s:
-            await asyncio.to_thread(self._queue.send, [Message("finish", batch.key_id, batch.batch_id)])
+        try:
+            read = await asyncio.to_thread(self._batches.get, batch.key_id, batch.batch_id)
+            if read is None or read.phase not in {"in_progress", "cancelling"}:
+                return True
+            if read.phase == "cancelling" or read.ranges_ended == read.ranges or time.time() >= read.deadline_s:
+                await asyncio.to_thread(self._queue.send, [Message("finish", batch.key_id, batch.batch_id)])
+        except StoreUnavailableError as error:
+            logger.warning("the end of a batch is not looked for", extra={"batch_id": batch.batch_id, **error.log})
+            return False
+        return True
 
     # ── Staying alive ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,6 +244,13 @@ def _by_task(deliveries: Sequence[Delivery]) -> list[list[Delivery]]:
 def _be_done(copies: Sequence[Delivery]) -> None:
     for delivery in copies:
         delivery.done = True
+
+
+async def _all(*works: Coroutine[Any, Any, None]) -> None:
+    """Waits for all of them, also where one fails: what is left running would go on in the next invocation."""
+    for error in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(error, Exception):
+            logger.error("messages failed", exc_info=error)
 
 
 def _first_deployment(catalog: Catalog, model: str) -> str:
