@@ -36,8 +36,10 @@ def test_deep_nesting_is_refused_with_advice(gateway: Handlers, depth: int, open
 
 
 def test_what_is_just_deep_enough_passes_and_reaches_the_provider(gateway: Handlers) -> None:
-    reply = gateway.send("chat", "POST", "/chat/completions", request_with(nested(MAX_DEPTH - 1)))
-    assert reply.status == 200
+    arrays = MAX_DEPTH - 5  # within the request, its tools, one of them, its function and that one's parameters
+    deep = f'{{"deep": {"[" * arrays}{"]" * arrays}}}'
+    reply = gateway.send("chat", "POST", "/chat/completions", request_with(f'"tools": [{{"type": "function", "function": {{"name": "f", "parameters": {deep}}}}}]'))  # fmt: skip
+    assert reply.status == 200, reply.body
     assert gateway.model.stats()["requests"] == 1
 
 

@@ -25,11 +25,19 @@ class _Objects:
         return f"https://example.com/{name}?{size_bytes}"
 
 
+class _Pending:
+    """What a key may begin, without a limit."""
+
+    def begin(self, key_id: str, file_id: str, size_bytes: int, *, now_s: int, until_s: int) -> None:
+        assert now_s < until_s
+
+
 class _Store:
     """The files that were made."""
 
     def __init__(self) -> None:
         self.objects = _Objects()
+        self.pending = _Pending()
         self.made: list[File] = []
 
     def put(self, file: File) -> None:

@@ -32,6 +32,7 @@ _SAYINGS = {
     404: "There is no such thing here.",
     409: "It makes sense, but not in the state that things are in.",
     413: "The request is too large.",
+    415: "The body is compressed with something other than gzip or deflate, a form, or not UTF-8.",
     422: "The provider's verdict on the request.",
     429: "A limit or a budget is reached; `Retry-After` says when to come back.",
     500: "A defect of the gateway. The request id is in the answer.",
@@ -39,7 +40,7 @@ _SAYINGS = {
     503: "The provider, or the gateway's store, cannot be reached at the moment.",
     504: "The provider did not answer in time.",
 }
-ALWAYS = (400, 401, 403, 413, 429, 500, 503)
+ALWAYS = (400, 401, 403, 413, 415, 429, 500, 503)
 """What any operation that needs a key may answer."""
 
 
