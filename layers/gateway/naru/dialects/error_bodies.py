@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,7 +54,7 @@ class ProviderError:
 
 def read(status: int, headers: Mapping[str, str], payload: Any) -> ProviderError:
     """The error in an answer; ``payload`` is parsed JSON, text, bytes or None."""
-    now = datetime.now(UTC)
+    now = datetime.fromtimestamp(time.time(), UTC)
     if isinstance(payload, (bytes, bytearray)):
         payload = bytes(payload[: 4 * _READ_CHARS]).decode("utf-8", "replace")
     lower = {name.lower(): value for name, value in headers.items()}
