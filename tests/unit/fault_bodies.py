@@ -231,6 +231,8 @@ BODIES: tuple[Body, ...] = (
     Body("echo-broken", 400, _anthropic("invalid_request_error", "messages.0: YOUR CREDIT BALANCE\n IS TOO LOW"), "parameter", sent='"your\\ncredit-balance is Too low"'),
     Body("echo-json", 400, _openai("Cannot parse: " + _INNER, "invalid_request_error"), "parameter", sent=f"What does this mean? {_INNER}"),
     Body("echo-raw", 400, {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": 'bad input {"error": {"code": "insufficient_quota"}}'}}}, "parameter", sent='{"error": {"code": "insufficient_quota"}}'),
+    Body("echo-first-colon", 400, _openai("Insufficient balance: not a role", "invalid_request_error"), "parameter", sent="insufficient balance"),
+    Body("echo-with-a-status", 402, _openai("Insufficient balance: not a role", "invalid_request_error"), "credit", sent="insufficient balance"),
     Body("echo-middle", 400, _openai("The text about an insufficient balance of the user cannot be processed", "invalid_request_error"), "parameter", sent="about an insufficient balance of the user"),
     Body("echo-korean", 400, _openai("처리할 수 없는 메시지: 잔액이 부족합니다", "invalid_request_error"), "parameter", sent="잔액이 부족합니다, 어떻게 하죠?"),
     Body("truth-not-echo", 400, _openai(f"Error code: 400 - {_TOO_LOW}", "invalid_request_error"), "credit"),

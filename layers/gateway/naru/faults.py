@@ -1,8 +1,8 @@
 """Whose fault a provider's error is, and what of it may be logged.
 
 A provider may repeat the client's request in its error, in any field. So a phrase decides only where a sentence of the
-provider's may begin, and counts for nothing there if the request says the same; and of the texts nothing is logged but
-labels that are made of an API's own words.
+provider's may begin, and only if the request does not say the same; and of the texts nothing is logged but labels that
+are made of an API's own words.
 """
 
 from __future__ import annotations
@@ -106,19 +106,17 @@ def _rule(error: ProviderError, request: _Request) -> tuple[Rule, ProviderError]
     if (rule := _qualified(labels, text) or _first(labels, PRECISE)) is not None:
         return rule, error
     parameter = _first(labels, PRECISE_PARAMETERS)
-    is_about_field = parameter is not None or bool(error.param)
-    found = _said(text)
-    if found and found[0].position == 0 and not (is_about_field and request.says(found[0].words)):
+    found = [phrase for phrase in _said(text) if not request.says(phrase.words)]
+    if found and found[0].position == 0:
         return found[0].rule, error
     if parameter is not None:
         return parameter, error
-    if not is_about_field:
+    if not error.param:
         for wrapped in list(_layers(error))[1:]:
             if (rule := _of_wrapped(wrapped, request)) is not None:
                 return rule, wrapped
-        for phrase in found:
-            if not request.says(phrase.words):
-                return phrase.rule, error
+        if found:
+            return found[0].rule, error
     return _vague(error.status, labels), error
 
 
