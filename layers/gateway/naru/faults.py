@@ -16,7 +16,6 @@ from naru.dialects.error_bodies import ProviderError, clean
 from naru.fault_rules import (
     PARTY_OF,
     PER_DAY,
-    PHRASES,
     PRECISE,
     PRECISE_PARAMETERS,
     QUALIFIED,
@@ -27,6 +26,7 @@ from naru.fault_rules import (
     Party,
     Rule,
     kind_of_status,
+    phrases,
     squeezed,
 )
 
@@ -172,7 +172,7 @@ def _said(text: str) -> list[_Phrase]:
     """The phrases that a text says, those that stand at its beginning first."""
     found = [
         _Phrase(rule, match.start("said"), match["said"])
-        for rule in PHRASES
+        for rule in phrases()
         if rule.phrase is not None and (match := rule.phrase.search(text))
     ]
     return sorted(found, key=lambda phrase: phrase.position != 0)
