@@ -133,9 +133,28 @@ _RATE_LIMITED = Told(429, "rate_limit_error", "upstream_rate_limited")
 _UNAVAILABLE = Told(503, "upstream_error", "upstream_unavailable")
 _INVALID = Told(502, "upstream_error", "upstream_invalid_answer")
 _TIMEOUT = Told(504, "upstream_error", "upstream_timeout")
+_NO_ACCOUNT = Told(503, "upstream_error", "upstream_quota_exhausted")
 _CUT = Told(200, "upstream_error", "upstream_stream_cut")
 _ERROR_INSIDE = Told(200, "upstream_error", "upstream_stream_error")
 _CUT_AFTER = {"name": "cut_after", "tokens": CUT_TOKENS}
+
+_NO_CREDIT = {
+    "type": "error",
+    "error": {
+        "type": "invalid_request_error",
+        "message": "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
+    },
+}
+_NOT_HERE = [
+    {
+        "error": {
+            "code": 400,
+            "message": "User location is not supported for the API use.",
+            "status": "FAILED_PRECONDITION",
+        }
+    }
+]
+_NO_QUOTA = {"code": 402, "msg": "余额不足"}
 
 CASES: tuple[Case, ...] = (
     # ── Refusals that pass ────────────────────────────────────────────────────────────────────────────────
@@ -211,7 +230,6 @@ CASES: tuple[Case, ...] = (
         named_s=lambda t: 2 * t.retry_after_s,
     ),
     # ── Broken servers ────────────────────────────────────────────────────────────────────────────────────
-    # After a failure of its own another provider is asked before the same one again.
     Case("500-once", "500, once", _once("status", status=500), calls=(1, 1)),
     Case("503", "503, persistent", _always("status", status=503)),
     Case(
@@ -226,6 +244,19 @@ CASES: tuple[Case, ...] = (
     Case("html", "502 with an HTML page, persistent", _always("status", status=502, body="html")),
     Case("504", "504 of a proxy, persistent", _always("status", status=504, body="html"), calls=(1, 1)),
     Case("404", "404, the model is gone", _always("status", status=404), calls=(1, 1)),
+    # ── The gateway's own account ─────────────────────────────────────────────────────────────────────────
+    Case("credit", "400, no credit left (Anthropic)", _always("status", status=400, json=_NO_CREDIT), calls=(1, 1)),
+    Case(
+        "credit-all",
+        "400, no credit left, no fallback",
+        _always("status", status=400, json=_NO_CREDIT),
+        fallback=_NOBODY,
+        stream=_NO_ACCOUNT,
+        json=_NO_ACCOUNT,
+        calls=(1, 0),
+    ),
+    Case("region", "400, not from this country (Google)", _always("status", status=400, json=_NOT_HERE), calls=(1, 1)),
+    Case("quota-200", "200 with a quota error inside", _always("error_in_200", json=_NO_QUOTA), calls=(1, 1)),
     Case("302", "302 to another address", _always("status", status=302, body="empty"), calls=(1, 1)),
     # ── No connection ─────────────────────────────────────────────────────────────────────────────────────
     Case("refused", "connection refused", at="refused"),

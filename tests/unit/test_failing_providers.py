@@ -155,3 +155,54 @@ def test_no_words_of_the_error_are_logged_or_kept(
     words = fault_of(body).message
     assert words.startswith("The provider answered with status") or is_ordinary(words) or words not in kept
     assert body.sent not in kept
+
+
+# ── Inside a stream ─────────────────────────────────────────────────────────────────────────────────────────
+
+_CREDIT = {"message": "Your credit balance is too low to access the Anthropic API.", "type": "invalid_request_error"}
+_IN_A_STREAM: dict[str, tuple[str, FaultKind]] = {
+    "error object": (f"data: {json.dumps({'error': _CREDIT})}\n\n", "credit"),
+    "error event": (f"event: error\ndata: {json.dumps({'type': 'error', 'error': _CREDIT})}\n\n", "credit"),
+    "error event with an object of its own": (f"event: error\ndata: {json.dumps(_CREDIT)}\n\n", "credit"),
+    "code and msg": ('data: {"code": 402, "msg": "余额不足"}\n\n', "credit"),
+    "code and msg, and done": ('data: {"code": "Arrearage", "message": "no"}\n\ndata: [DONE]\n\n', "credit"),
+    "NAVER's": ('event: error\ndata: {"status": {"code": "42901", "message": "m"}}\n\n', "rate_limited"),
+    "a string": ('data: {"error": "insufficient_quota"}\n\n', "credit"),
+    "numbered": ('data: {"error": {"code": 429, "message": "slow"}}\n\n', "rate_limited"),
+    "region": ('data: {"error": {"message": "User location is not supported for the API use."}}\n\n', "region"),
+}
+
+
+@pytest.mark.parametrize("name", _IN_A_STREAM)
+def test_an_error_instead_of_the_first_token_is_understood(
+    name: str, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, kind = _IN_A_STREAM[name]
+    answer = httpx.Response(200, text=events, headers={"content-type": "text/event-stream"})
+    transport = httpx.MockTransport(lambda _: answer)
+    monkeypatch.setattr(one_gateway, "new_http_client", lambda: httpx.AsyncClient(transport=transport))
+    gateway.use_catalog()
+    with pytest.raises(NaruError) as failed:
+        gateway.ask(stream=True)
+    assert (failed.value.http_status, failed.value.code) == TOLD[kind]
+    assert gateway.row.attempts[0].result == f"200 {kind}"
+    assert gateway.row.maybe_billed_pico_usd == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ({"message": "Your credit balance is too low.", "type": "invalid_request_error"}, False),
+        ({"message": "Rate limit reached for org-x", "code": "rate_limit_exceeded"}, False),
+        ({"message": "The model was shot", "type": "server_error"}, False),
+        ({"message": "Nobody knows"}, False),
+        ({"message": "Filtered: violence", "code": "content_filter"}, True),
+    ],
+)
+def test_an_error_in_the_middle_of_an_answer_tells_the_client_nothing_of_the_operators(
+    gateway: Gateway, error: dict[str, str], shown: bool
+) -> None:
+    gateway.model.control({"rules": [{"fault": {"name": "error_in_200", "tokens": 3, "json": {"error": error}}}]})
+    events = one_gateway.chunks(gateway.ask("안녕 [[sim tokens=9]]", stream=True))
+    assert events[-1]["error"]["code"] == "upstream_stream_error"
+    assert (error["message"] in events[-1]["error"]["message"]) == shown

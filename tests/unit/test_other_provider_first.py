@@ -152,6 +152,18 @@ def test_a_provider_without_a_key_takes_no_attempt_from_the_others(providers: Pr
     assert [attempt.result for attempt in providers.gateway.row.attempts] == ["connect", "no_key", "connect", "connect"]
 
 
+@pytest.mark.parametrize("code", [401, 402, 403])
+def test_a_key_that_was_replaced_is_used_before_another_provider(providers: Providers, code: int) -> None:
+    """Also one of another account, when the first has no credit left."""
+    providers.gateway.secret.replace("holysheep", "new", after_s=6)
+    refused = status(code)
+    providers.holysheep = lambda request: (refused if request.headers["authorization"] == "Bearer k1" else answer)(
+        request
+    )
+    providers.gateway.ask()
+    assert providers.calls == [f"holysheep/{OMNI}"] * 2
+
+
 def test_where_all_are_down_three_are_called_and_no_more(providers: Providers) -> None:
     providers.clovastudio = status(500)
     with pytest.raises(UpstreamUnavailableError):

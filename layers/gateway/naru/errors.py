@@ -17,8 +17,8 @@ NaruError                          what a client is told: HTTP status, OpenAI ty
 ├── RateLimitedError          429  the key's, the user's or the organisation's limit per minute or at once
 ├── QuotaExceededError        429  a monthly budget is spent
 ├── UpstreamError             5xx  the provider failed, and what could be tried has been tried
-│   ├── UpstreamRefusedKeyError      502  the provider's key is missing or refused: the operator's to mend
-│   ├── UpstreamMisconfiguredError   502  the provider does not know the model or path of the catalog
+│   ├── UpstreamRefusedKeyError      502  the provider refuses our key or account, or there is no key: the operator's to mend
+│   ├── UpstreamMisconfiguredError   502  the provider does not offer the model here, or the path of the catalog is wrong
 │   ├── UpstreamRateLimitedError     429
 │   ├── UpstreamTimeoutError         504
 │   ├── UpstreamUnavailableError     503  could not be reached, or answered 5xx

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 Party = Literal["request", "deployment", "account", "load", "provider"]
@@ -59,7 +60,7 @@ _PRECISE: Mapping[FaultKind, str] = {
     # NAVER: the model named a tool that does not exist, or an image could not be fetched; another model may do better.
     "unsuited": "40009 40063",
     "model": """model_not_found deployment_not_found not_found_error not_found model_not_available model_not_supported
-        model_not_exist unknown_model unsupported_model model_deprecated model_decommissioned model_retired
+        model_not_exist unknown_model invalid_model resource_not_found_exception unsupported_model model_deprecated model_decommissioned model_retired
         operation_not_supported no_available_channel get_channel_failed 40080 40082 40084""",
     "region": "unsupported_country_region_territory unsupported_region location_not_supported region_not_supported",
     "access": "model_access_denied model_not_allowed no_service_app",
@@ -84,11 +85,11 @@ _PRECISE: Mapping[FaultKind, str] = {
         organization_must_be_verified data_policy_mismatch""",
     "rate_limited": """rate_limit_exceeded rate_limit_error rate_limit_reached rate_limit rate_limited rate_limit_reached_error
         too_many_requests resource_exhausted requests tokens throttling throttling_exception throttling_rate_quota
-        throttling_error limit_requests limit_tokens 42900 42901""",
+        throttling_error service_quota_exceeded_exception limit_requests limit_tokens 42900 42901""",
     "overloaded": """overloaded_error overloaded engine_overloaded engine_overloaded_error server_overloaded
         service_unavailable service_unavailable_error slow_down unavailable model_overloaded server_busy no_capacity
         capacity_exceeded flex_tier_capacity_exceeded model_not_ready_exception 42902 42903""",
-    "timeout": "timeout timeout_error deadline_exceeded request_timeout gateway_timeout 40800 50400",
+    "timeout": "timeout timeout_error deadline_exceeded request_timeout model_timeout_exception gateway_timeout 40800 50400",
     "server": "50000 42400 bad_response_status_code do_request_failed read_response_body_failed bad_response",
 }
 
@@ -101,7 +102,7 @@ _PRECISE_PARAMETERS = """invalid_value unsupported_value unsupported_parameter u
     decimal_below_min_value request_too_large unprocessable_entity_error 40000 40001 40002 40004 50100"""
 
 _VAGUE: Mapping[FaultKind, str] = {
-    "parameter": "invalid_request_error invalid_argument bad_request bad_request_error validation_error invalid_parameter",
+    "parameter": "invalid_request_error invalid_argument bad_request bad_request_error validation_error validation_exception invalid_parameter",
     "key": "unauthorized 40100",
     "permission": "permission_error permission_denied permission_denied_error forbidden",
     "address": "failed_precondition",
@@ -171,6 +172,9 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
     """),
     ("usage-limits-reached", "credit", r"""
         you have reached your specified (?:workspace )?(?:api )?usage limits
+        you(?:'ve| have) (?:reached|exceeded|hit) (?:your|the) (?:[^ ]{1,20} ){0,2}(?:usage|spend|spending|billing|credit|budget|plan|monthly) (?:[^ ]{1,20} )?limit
+        (?:open api )?(?:daily|monthly) (?:request|token|usage|spend|spending) (?:limit|quota) (?:has been )?(?:reached|exceeded)
+        rate limit exceeded: .{0,30}per-day
     """),
     ("exceeded-current-quota", "credit", r"""
         you (?:have )?exceeded your current quota
@@ -179,10 +183,11 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         this request requires more credits
     """),
     ("no-credit", "credit", r"""
-        (?:insufficient|not enough|no|no more|out of) (?:(?:account|user|token|api|remaining|available|prepaid|free) )*(?:credits?|balance|quota|funds)\b(?! for)
+        (?:(?:you|your account|the account|account|user|team) (?:have|has|have run|has run) )?(?:insufficient|not enough|no|no more|out of) (?:(?:account|user|token|api|remaining|available|prepaid|free) )*(?:credits?|balance|quota|funds)(?= ?(?:$|[.,;:!(\u2014-])| (?:left|remaining|available|to|in|on|balance|yet|and|please)\b)
+        (?:you|your [^ ]{1,20}|your newly created [^ ]{1,20}|the account) (?:do not|don't|does not|doesn't) have (?:enough|sufficient|any) (?:[^ ]{1,20} )?(?:credits?|balance|quota|funds)
     """),
     ("credit-used-up", "credit", r"""
-        (?:(?:your|the|this|account|user|token|team|api|key|prepayment|prepaid|free|trial|monthly|daily|chat) )*(?:pre-consumed )?(?:credits?|balance|quota|budget)(?: balance)? (?:(?:is|are) (?:too low|not enough|insufficient|depleted|exhausted|used up|exceeded|negative|overdrawn|empty)|(?:has|have) been (?:depleted|exhausted|used up|exceeded|reached|consumed)|(?:failed|exceeded|exhausted|depleted)\b(?! for))
+        (?:(?:your|the|this|account|user|token|team|api|key|prepayment|prepaid|free|trial|monthly|daily|chat) )*(?:pre-consumed )?(?:credits?|balance|quota|budget)(?: balance)? (?:(?:(?:is|are) )?(?:too low|not enough|insufficient|depleted|exhausted|used up|exceeded|negative|overdrawn|empty)|(?:has|have) been (?:depleted|exhausted|used up|exceeded|reached|consumed)|(?:failed|exceeded|exhausted|depleted)\b(?! for))
     """),
     ("over-budget", "credit", r"""
         exceededbudget
@@ -195,6 +200,8 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         (?:please )?(?:enable|activate|set up) billing
         this api method requires billing
         payment required
+        please (?:recharge|top up|purchase credits|upgrade to a paid)
+        (?:your )?(?:free )?trial (?:has |is )?(?:ended|expired|over)
         (?:please )?(?:add|update) (?:a|your) payment method
         (?:your )?(?:account|subscription|plan) (?:is |has )?(?:past due|overdue|in arrears|unpaid|expired)
     """),
@@ -203,14 +210,19 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         预扣费额度失败
         (?:您的)?(?:账户|账号|帐户)?已?欠费
         免费额度已
+        请(?:先)?充值
     """),
     ("credit-ko", "credit", r"""
         (?:계정의? |보유 |사용 가능한 |남은 |무료 |유료 |api )*(?:크레딧|크레디트|잔액|충전금|선불금)(?:이|가|을|를)? ?(?:모두 |전부 |이미 |다 )?(?:부족|소진|없|초과|만료|사용|떨어)
         결제 ?수단을 (?:등록|확인)
         요금이? (?:미납|연체)
+        (?:사용|이용) ?한도를? ?(?:모두 )?(?:초과|소진)
+        할당량(?:을|이)? ?(?:초과|소진)
+        충전(?:이 필요|해 ?주세요|후)
     """),
     # account: switched off
     ("switched-off", "suspended", r"""
+        (?:organi[sz]ation|account|project|workspace|api key) (?:(?:has been|is|was) )?(?:currently |temporarily )?(?:disabled|deactivated|suspended|banned|terminated|revoked|on hold)
         (?:(?:this|your|the) )(?:organization|organisation|account|project|workspace|api key|key|user|team)(?: associated with this api key)? (?:has been|is|was) (?:currently |temporarily )?(?:disabled|deactivated|suspended|blocked|banned|terminated|closed|locked|restricted|revoked|on hold)
     """),
     ("consumer-suspended", "suspended", r"""
@@ -246,6 +258,7 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
     # account: what the key may not do
     ("ip-not-allowed", "permission", r"""
         (?:your |this |the )?(?:client )?ip(?: address)?\b.{0,60}(?:not (?:allowed|authorized|permitted|in the allow|whitelisted)|blocked)
+        (?:request from )?(?:an )?unauthorized ip
         (?:您的 ?)?ip ?不在
     """),
     ("not-permitted", "permission", r"""
@@ -273,7 +286,10 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
     ("region", "region", r"""
         (?:user )?location is not supported
         (?:your )?(?:country|region|territory)(?:, region,? or territory)? (?:is )?not supported
-        (?:this (?:model|service|api) )?is not available in your (?:country|region|location)
+        (?:[^ ]{1,60} ){0,6}(?:is|are) not (?:currently |yet )?(?:available|supported|allowed|offered) in your (?:country|region|location|area|territory)
+        unsupported (?:country|region|location)
+        access (?:to .{1,60} is not allowed from unsupported|from your (?:country|region|location))
+        지원(?:되|하)지 않는 (?:지역|국가)
         (?:您|你)?所在的?(?:地区|国家)
         (?:해당|현재|이) (?:지역|국가)에서
     """),
@@ -281,14 +297,20 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         no service app
         (?:you|your (?:project|organi[sz]ation|account|team)|project .{1,60}) (?:do not|don't|does not|doesn't) have access to (?:the )?(?:.{0,40} )?model
         your (?:account|organi[sz]ation) is not authorized to (?:invoke|use|access)
+        you are not allowed to (?:sample from|use|access) this model
+        access to (?:the |this )?model (?:[^ ]{1,100} )?(?:is |was )?denied
+        (?:this|the) model (?:[^ ]{1,100} )?is not available (?:on|in|for) (?:the free|your(?: current)?) (?:plan|tier|account|subscription)
         (?:모델 )?(?:이용|사용) ?(?:신청|승인)
     """),
     ("no-model", "model", r"""
-        the model [^ ]{1,100} (?:does not exist|(?:is |was )?not found|has been (?:deprecated|decommissioned|retired|removed)|is (?:deprecated|decommissioned|retired|no longer (?:available|supported)|not (?:available|supported)\b))
-        (?:unknown|invalid|unsupported) model\b
-        model (?:not found|fade ?out|does not exist)
+        (?:the )?model:? [^ ]{1,100} (?:does not exist|(?:is |was )?not found|has been (?:deprecated|decommissioned|retired|removed))
+        (?:the )?model:? [^ ]{1,100} is (?:deprecated|decommissioned|retired|no longer (?:available|supported)|not (?:available|supported)\b(?! (?:on|in|for) ))
+        (?:this|the requested) model (?:has been|is) (?:deprecated|decommissioned|retired|removed|invalid|no longer|not available$|not available\.|not supported$|not supported\.)
+        the provided model identifier is invalid
+        invocation of model id .{1,100} isn't supported
+        (?:unknown|invalid|unsupported) model\b(?! [a-z]{3,}s?\b)
+        (?:the )?model (?:not found|not exist|fade ?out|does not exist)
         no such model
-        this model is no longer (?:available|supported)
         [^ ]{1,100} is not a valid model id\b
         no endpoints found for [^ ]
         no available channel
@@ -316,7 +338,7 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         request too large for (?:model|organization|[^ ]+ (?:in|on))
     """),
     ("busy", "overloaded", r"""
-        overloaded\b
+        overloaded(?= ?[.:;,!(]|$)
         (?:the |this |that )?(?:model|server|engine|service|upstream)(?: [^ ]{1,100})? (?:is|are) (?:currently )?(?:overloaded|busy|at capacity|experiencing high)
         服务器?繁忙
         (?:当前)?(?:分组)?(?:上游)?负载(?:已饱和|过高)
@@ -350,10 +372,14 @@ def _either(lines: str) -> str:
     return "|".join(line.strip() for line in lines.strip().splitlines())
 
 
-PHRASES: Final = tuple(
-    Rule(name, kind, re.compile(f"{_BEGINNING}(?P<said>{_either(lines)}){_NO_SUBJECT}"))
-    for name, kind, lines in _PHRASES
-)
+@cache
+def phrases() -> tuple[Rule, ...]:
+    """The table of phrases, compiled when the first error comes: that takes 40 ms, which no cold start needs."""
+    return tuple(
+        Rule(name, kind, re.compile(f"{_BEGINNING}(?P<said>{_either(lines)}){_NO_SUBJECT}"))
+        for name, kind, lines in _PHRASES
+    )
+
 
 # ── Statuses ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,8 +1,8 @@
 """Whose fault a provider's error is, and what of it may be logged.
 
 A provider may repeat the client's request in its error, in any field. So a phrase decides only where a sentence of the
-provider's may begin, and counts for nothing there if the request says the same; and of the texts nothing is logged but
-labels that are made of an API's own words.
+provider's may begin, and only if the request does not say the same; and of the texts nothing is logged but labels that
+are made of an API's own words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from naru.dialects.error_bodies import ProviderError, clean
 from naru.fault_rules import (
     PARTY_OF,
     PER_DAY,
-    PHRASES,
     PRECISE,
     PRECISE_PARAMETERS,
     QUALIFIED,
@@ -27,6 +26,7 @@ from naru.fault_rules import (
     Party,
     Rule,
     kind_of_status,
+    phrases,
     squeezed,
 )
 
@@ -68,7 +68,8 @@ class ProviderFault:
 
 def judge(error: ProviderError, *, sent: bytes = b"") -> ProviderFault:
     """What an error means; ``sent`` is the body of the request that it answers."""
-    rule, said_by = _rule(error, sent)
+    request = _Request(sent)
+    rule, said_by = _rule(error, request)
     resets_s = error.reset_s if rule.kind == "rate_limited" else None
     innermost = said_by if PARTY_OF[rule.kind] != "request" else list(_layers(error))[-1]
     message = clean(innermost.message) or clean(error.message)
@@ -80,7 +81,7 @@ def judge(error: ProviderError, *, sent: bytes = b"") -> ProviderFault:
         code=innermost.code or error.code,
         param=innermost.param or error.param,
         retry_after_s=next((s for s in (error.retry_after_s, said_by.retry_after_s, resets_s) if s is not None), None),
-        facts=tuple(_facts(error, rule, sent)),
+        facts=tuple(_facts(error, rule, request)),
     )
 
 
@@ -98,37 +99,35 @@ def is_ordinary(label: str) -> bool:
 # ── Deciding ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rule(error: ProviderError, sent: bytes) -> tuple[Rule, ProviderError]:
+def _rule(error: ProviderError, request: _Request) -> tuple[Rule, ProviderError]:
     """The row that decides, and the error that it decides by: this one, or one that is wrapped in it."""
     text = error.message.lower()
     labels = [squeezed(label) for label in error.labels]
     if (rule := _qualified(labels, text) or _first(labels, PRECISE)) is not None:
         return rule, error
     parameter = _first(labels, PRECISE_PARAMETERS)
-    is_about_field = parameter is not None or bool(error.param)
-    found = _said(text)
-    if found and found[0].position == 0 and not (is_about_field and _repeats(found[0].words, sent)):
+    found = [phrase for phrase in _said(text) if not request.says(phrase.words)]
+    if found and found[0].position == 0:
         return found[0].rule, error
     if parameter is not None:
         return parameter, error
-    if not is_about_field:
+    if not error.param:
         for wrapped in list(_layers(error))[1:]:
-            if (rule := _of_wrapped(wrapped, sent)) is not None:
+            if (rule := _of_wrapped(wrapped, request)) is not None:
                 return rule, wrapped
-        for phrase in found:
-            if not _repeats(phrase.words, sent):
-                return phrase.rule, error
+        if found:
+            return found[0].rule, error
     return _vague(error.status, labels), error
 
 
-def _of_wrapped(error: ProviderError, sent: bytes) -> Rule | None:
+def _of_wrapped(error: ProviderError, request: _Request) -> Rule | None:
     """As :func:`_rule` for an error inside another one, which a client may have written: believed where it did not."""
-    labels = [label for label in map(squeezed, error.labels) if not _repeats(label, sent)]
+    labels = [label for label in map(squeezed, error.labels) if not request.says(label)]
     text = error.message.lower()
     if (rule := _qualified(labels, text) or _first(labels, PRECISE)) is not None:
         return rule
     for phrase in _said(text):
-        if not _repeats(phrase.words, sent):
+        if not request.says(phrase.words):
             return phrase.rule
     if (rule := _first(labels, PRECISE_PARAMETERS)) is not None:
         return rule
@@ -173,7 +172,7 @@ def _said(text: str) -> list[_Phrase]:
     """The phrases that a text says, those that stand at its beginning first."""
     found = [
         _Phrase(rule, match.start("said"), match["said"])
-        for rule in PHRASES
+        for rule in phrases()
         if rule.phrase is not None and (match := rule.phrase.search(text))
     ]
     return sorted(found, key=lambda phrase: phrase.position != 0)
@@ -186,9 +185,18 @@ def _layers(error: ProviderError) -> Iterator[ProviderError]:
         layer = layer.wrapped
 
 
-def _repeats(words: str, sent: bytes) -> bool:
-    """Whether the request says the same, whatever stands between its letters."""
-    return _letters(words.encode("utf-8", "replace")) in _letters(sent)
+@dataclass(slots=True)
+class _Request:
+    """The body of a request, looked through when it is first needed, and once."""
+
+    body: bytes
+    _seen: bytes | None = None
+
+    def says(self, words: str) -> bool:
+        """Whether it says the same, whatever stands between the letters."""
+        if self._seen is None:
+            self._seen = _letters(self.body)
+        return _letters(words.encode("utf-8", "replace")) in self._seen
 
 
 def _letters(text: bytes) -> bytes:
@@ -200,7 +208,7 @@ def _letters(text: bytes) -> bytes:
 # ── Logging ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _facts(error: ProviderError, rule: Rule, sent: bytes) -> Iterator[tuple[str, Any]]:
+def _facts(error: ProviderError, rule: Rule, request: _Request) -> Iterator[tuple[str, Any]]:
     yield "fault", PARTY_OF[rule.kind]
     yield "fault_kind", rule.kind
     yield "fault_rule", rule.id
@@ -210,17 +218,17 @@ def _facts(error: ProviderError, rule: Rule, sent: bytes) -> Iterator[tuple[str,
         yield "provider_codes", ordinary
     if withheld := len(set(labels) - set(ordinary)):
         yield "provider_codes_withheld", withheld
-    if (request_id := _request_id(error, sent)) is not None:
+    if (request_id := _request_id(error, request)) is not None:
         yield "provider_request_id", request_id
     yield "message_chars", error.message_chars
 
 
-def _request_id(error: ProviderError, sent: bytes) -> str | None:
+def _request_id(error: ProviderError, request: _Request) -> str | None:
     for layer in _layers(error):
         found = layer.request_id
         if found is not None and _REQUEST_ID.fullmatch(found):
             tail = found.split("_", 1)[-1]
-            return None if _repeats(tail, sent) or _is_text(tail) else found
+            return None if request.says(tail) or _is_text(tail) else found
     return None
 
 

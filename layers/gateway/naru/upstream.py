@@ -194,13 +194,15 @@ class EventStream:
         attempt and not the answer: nothing has been said to the client yet.
         """
         before: list[Event] = []
-        payload: Any = None
+        reported: Any = None
         is_over = False
         while (data := await self._next_of_beginning()) is not None:
             before.append(Event(data))
             payload = _json_of(data)
             if canonical.is_error(payload):
                 raise self._reported(payload)
+            if reports_error(payload):
+                reported = payload
             if not isinstance(payload, dict) and not is_noise(data):
                 break  # [DONE] before any token, or nothing that could be a chunk
             if isinstance(payload, dict) and _says_something(payload):
@@ -209,7 +211,7 @@ class EventStream:
             # An error may still follow; only at the end it is an answer without a word.
             is_over = is_over or (isinstance(payload, dict) and _names_an_end(payload))
         if not is_over:
-            raise _no_answer(self._deployment, self._response, payload, "its stream ended before it began")
+            raise _no_answer(self._deployment, self._response, reported, "its stream ended before it began")
         self._ready[:0] = before
 
     @property

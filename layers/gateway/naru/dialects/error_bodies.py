@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ _DEEPEST = 3
 _NOT_PRINTABLE = re.compile(
     r"[\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]+"
 )
-_LABELS = ("code", "error_code", "errorCode", "status_code", "status", "reason", "type")
+_LABELS = ("code", "error_code", "errorCode", "status_code", "status", "reason", "type", "__type")
 _TEXTS = ("message", "msg", "status_msg", "detail", "error_description", "error_msg", "title")
 # Ours is x-request-id, and some send it back: their own names first.
 _REQUEST_IDS = ("x-ncp-clovastudio-request-id", "request-id", "apim-request-id", "x-oneapi-request-id", "x-request-id")
@@ -53,7 +54,7 @@ class ProviderError:
 
 def read(status: int, headers: Mapping[str, str], payload: Any) -> ProviderError:
     """The error in an answer; ``payload`` is parsed JSON, text, bytes or None."""
-    now = datetime.now(UTC)
+    now = datetime.fromtimestamp(time.time(), UTC)
     if isinstance(payload, (bytes, bytearray)):
         payload = bytes(payload[: 4 * _READ_CHARS]).decode("utf-8", "replace")
     lower = {name.lower(): value for name, value in headers.items()}
@@ -75,7 +76,9 @@ def reports_error(payload: Any) -> bool:
     if any(payload.get(name) for name in ("error", "errors", "detail", "base_resp")):
         return True
     has_text = any(isinstance(payload.get(name), str) for name in _TEXTS)
-    return isinstance(payload.get("status"), dict) or (has_text and any(payload.get(name) for name in _LABELS))
+    return isinstance(payload.get("status"), dict) or (
+        has_text and (payload.get("success") is False or any(payload.get(name) for name in _LABELS))
+    )
 
 
 def clean(text: Any, limit: int = MESSAGE_CHARS) -> str:
