@@ -245,10 +245,20 @@ def test_an_answer_that_is_repeated_as_a_message_is_not_said_twice() -> None:
     assert (read.text, read.finish, tokens) == ("Seoul", ["stop"], estimate("Seoul", "hyperclova"))
 
 
-def test_every_choice_that_is_shown_has_a_delta() -> None:
-    bare = {"id": "1", "choices": [{"index": 0, "finish_reason": "stop"}]}
-    read, _ = relayed(stream(chunk(content="Seoul"), bare))
+def test_every_choice_that_is_shown_has_an_index_and_a_delta() -> None:
+    bare = {"id": "1", "choices": [{"finish_reason": "stop"}, None]}
+    read, _ = relayed(stream({"id": "1", "choices": [{"delta": {"content": "Seoul"}}]}, {"choices": [None]}, bare))
     assert (read.text, read.finish) == ("Seoul", ["stop"])
+
+
+def test_choices_without_an_index_are_told_apart_by_their_place() -> None:
+    events = [
+        {"id": "1", "choices": [{"delta": {"content": "A\ud83d"}}, {"delta": {"content": "B"}}]},
+        {"id": "1", "choices": [{"delta": {"content": "\ude00"}}, {"delta": {"content": "b"}}]},
+        {"id": "1", "choices": [{"delta": {}, "finish_reason": "stop"}, {"delta": {}, "finish_reason": "length"}]},
+    ]
+    read, _ = relayed(stream(*events), choices=2)
+    assert (read.content, read.finish) == ({0: "A😀", 1: "Bb"}, ["stop", "length"])
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "content", "thinking", "value", "x"]), inner, max_size=3), max_leaves=12))  # fmt: skip

@@ -76,8 +76,12 @@ def answer(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_chunk(payload: dict[str, Any]) -> dict[str, Any]:
-    """A chunk whose choices have a ``delta``, also where the provider calls it otherwise, or sent a whole answer."""
-    chunk = _with_choices(payload, [_with_delta(choice) for choice in payload["choices"]])
+    """A chunk whose choices have an ``index`` and a ``delta``, also where the provider calls it otherwise, or sent a whole
+    answer; ``payload`` itself where they have.
+    """
+    chunk = _with_choices(
+        payload, [_with_delta(choice, position) for position, choice in enumerate(payload["choices"])]
+    )
     return payload if chunk is payload else {**chunk, "object": "chat.completion.chunk"}
 
 
@@ -144,7 +148,9 @@ def _choice(choice: Any) -> Any:
     return choice
 
 
-def _with_delta(choice: dict[str, Any]) -> dict[str, Any]:
+def _with_delta(choice: dict[str, Any], position: int) -> dict[str, Any]:
+    if choice.get("index") is None:
+        choice = {"index": position, **{name: value for name, value in choice.items() if name != "index"}}
     if isinstance(choice.get("delta"), dict):
         return choice
     name = next((name for name in ("delta", "message", "text") if isinstance(choice.get(name), (str, dict))), "")

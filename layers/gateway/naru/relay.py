@@ -175,7 +175,7 @@ class ChunkRelay:
         choices = changed["choices"]
         self._remember(choices)
         open_ = [went_on for choice in choices if (went_on := self._went_on(choice, data, chunk, changed)) is not None]
-        if delta is chunk and len(self._by_deltas) < len(self._spoken):
+        if len(self._by_deltas) < len(self._spoken) and all(isinstance(c.get("delta"), dict) for c in chunk["choices"]):
             self._by_deltas |= self._spoken
         if not open_:
             return None
@@ -217,7 +217,10 @@ class ChunkRelay:
             if not choices:
                 # Words are in choices; without them it can only be about the stream.
                 return {**chunk, "choices": []}
-            if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
+            if isinstance(choices, list) and all(isinstance(choice, dict | None) for choice in choices):
+                choices = [choice for choice in choices if choice is not None]
+                if len(choices) < len(chunk["choices"]):
+                    chunk = {**chunk, "choices": choices}
                 if (broken := next((choice for choice in choices if choice.get("error")), None)) is not None:
                     raise ErrorChunkError({"error": broken["error"]})
                 return chunk
@@ -231,7 +234,9 @@ class ChunkRelay:
             return chunk
         # Behind its deltas some repeat the whole answer as a message.
         choices = [
-            {**new, "delta": {}} if new is not old and self._deltas.key(new) in self._by_deltas else new
+            {**new, "delta": {}}
+            if not isinstance(old.get("delta"), dict) and self._deltas.key(new) in self._by_deltas
+            else new
             for new, old in zip(delta["choices"], chunk["choices"], strict=True)
         ]
         return {**delta, "choices": choices}

@@ -180,11 +180,13 @@ class EventStream:
     """The events of one streamed answer."""
 
     def __init__(
-        self, deployment: Deployment, response: httpx.Response, chunks: AsyncIterator[bytes] | None = None
+        self, deployment: Deployment, response: httpx.Response, chunks: AsyncIterator[bytes], head: bytes
     ) -> None:
         self._deployment = deployment
         self._response = response
-        self._chunks = response.aiter_bytes() if chunks is None else chunks
+        self._chunks = chunks
+        self._head = head
+        """What has been read of the body; the chunks follow it."""
         self._decoder = Decoder()
         self._ready: list[Event] = []
         self._ended = False
@@ -251,7 +253,8 @@ class EventStream:
         """Until there is an event, or the end."""
         while not self._ready and not self._ended:
             try:
-                events = self._decoder.feed(await anext(self._chunks))
+                data, self._head = self._head or await anext(self._chunks), b""
+                events = self._decoder.feed(data)
             except StopAsyncIteration:
                 self._ended = True
                 events = self._decoder.close()
@@ -283,19 +286,12 @@ async def _events_of(deployment: Deployment, response: httpx.Response) -> EventS
             raise fault_failure(deployment, _fault(deployment, response, payload))
         if not _is_answer(payload):
             raise _no_answer(deployment, response, payload, "its answer is neither a stream nor a chat completion")
-        chunks = _pieces(encode_event(compact_json(payload)) + DONE)
-    elif content_type.startswith("text/event-stream") or (_is_event_stream(beginning) and "html" not in content_type):
-        chunks = _pieces(head, chunks)
-    else:
+        head = encode_event(compact_json(payload)) + DONE
+    elif not content_type.startswith("text/event-stream") and (
+        not _is_event_stream(beginning) or "html" in content_type
+    ):
         raise protocol_failure(deployment, "its stream is not an event stream")
-    return EventStream(deployment, response, chunks)
-
-
-async def _pieces(head: bytes, rest: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
-    yield head
-    if rest is not None:
-        async for chunk in rest:
-            yield chunk
+    return EventStream(deployment, response, chunks, head)
 
 
 def _assembled(deployment: Deployment, response: httpx.Response, *, choices: int) -> dict[str, Any]:
