@@ -72,17 +72,22 @@ def answer(payload: dict[str, Any]) -> dict[str, Any]:
     choices = payload.get("choices")
     if not isinstance(choices, list):
         return payload
-    return _with_choices(payload, [_choice(choice) for choice in choices])
+    canonical = [_choice(choice) for choice in choices]
+    for new, old in zip(canonical, choices, strict=True):
+        if new is not old:
+            return {**payload, "choices": canonical}
+    return payload
 
 
 def as_chunk(payload: dict[str, Any]) -> dict[str, Any]:
     """A chunk whose choices have an ``index`` and a ``delta``, also where the provider calls it otherwise, or sent a whole
     answer; ``payload`` itself where they have.
     """
-    chunk = _with_choices(
-        payload, [_with_delta(choice, position) for position, choice in enumerate(payload["choices"])]
-    )
-    return payload if chunk is payload else {**chunk, "object": "chat.completion.chunk"}
+    choices = payload["choices"]
+    if all(isinstance(choice.get("delta"), dict) and choice.get("index") is not None for choice in choices):
+        return payload
+    deltas = [_with_delta(choice, position) for position, choice in enumerate(choices)]
+    return {**payload, "object": "chat.completion.chunk", "choices": deltas}
 
 
 def is_error(payload: Any) -> bool:
@@ -110,7 +115,7 @@ def needs_call(reason: Any) -> bool:
 
 def has_call(said: Mapping[str, Any]) -> bool:
     """Whether a message or a delta holds a call, or a piece of one."""
-    return any(said.get(name) for name in ("tool_calls", "function_call", OTHER_PARTS))
+    return bool(said.get("tool_calls") or said.get("function_call") or said.get(OTHER_PARTS))
 
 
 def has_words(said: Mapping[str, Any]) -> bool:
@@ -130,13 +135,6 @@ def text_of_other_parts(parts: list[Any]) -> str:
     """What a model has written of parts that are not text, as JSON: a call's name and input, but no picture or sound."""
     media = _NOT_TEXT - {"tool_use"}
     return "".join(_json(part) for part in parts if not isinstance(part, dict) or str(part.get("type")) not in media)
-
-
-def _with_choices(payload: dict[str, Any], choices: list[Any]) -> dict[str, Any]:
-    for new, old in zip(choices, payload["choices"], strict=True):
-        if new is not old:
-            return {**payload, "choices": choices}
-    return payload
 
 
 def _choice(choice: Any) -> Any:

@@ -268,11 +268,13 @@ class ChunkRelay:
         """What is shown of a choice now; its end is kept for later."""
         key, delta, reason = self._deltas.key(choice), choice.get("delta"), choice.get("finish_reason")
         said = delta if isinstance(delta, dict) else {}
+        if canonical.has_call(said):
+            self._called.add(key)
+        if reason is None and key in self._spoken and key not in self._ends:
+            return choice  # nearly every chunk
         if speaks := canonical.has_words(said):
             self._spoken.add(key)
             self._ends.pop(key, None)
-        if canonical.has_call(said):
-            self._called.add(key)
         if reason is None:
             return choice
         is_lost = canonical.broke_off(reason) or (canonical.needs_call(reason) and key not in self._called)
