@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import tracemalloc
 import unicodedata
 import zlib
@@ -41,21 +42,47 @@ class Work:
 def counted() -> Iterator[Work]:
     """Counts the work of this thread until the context is left."""
     work = Work()
+    instructions = _monitored if sys.version_info >= (3, 12) else _traced
+    with pytest.MonkeyPatch.context() as patch, instructions(work):
+        _charge(patch, work)
+        yield work
 
+
+@contextmanager
+def _traced(work: Work) -> Iterator[None]:
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode":
             work.units += 1
         return trace
 
-    with pytest.MonkeyPatch.context() as patch:
-        _charge(patch, work)
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            yield work
-        finally:
-            sys.settrace(before)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@contextmanager
+def _monitored(work: Work) -> Iterator[None]:
+    """The same from Python 3.12 on, where a trace misses the instructions of code that it meets for the first time."""
+    monitoring: Any = getattr(sys, "monitoring")  # noqa: B009 - the types are those of Python 3.11
+    here, tool = threading.get_ident(), monitoring.PROFILER_ID
+
+    def count(*_: Any) -> None:
+        if threading.get_ident() == here:
+            work.units += 1
+
+    monitoring.use_tool_id(tool, "work")
+    monitoring.register_callback(tool, monitoring.events.INSTRUCTION, count)
+    monitoring.set_events(tool, monitoring.events.INSTRUCTION)
+    try:
+        yield
+    finally:
+        monitoring.set_events(tool, 0)
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, None)
+        monitoring.free_tool_id(tool)
 
 
 @contextmanager

@@ -210,7 +210,7 @@ def test_no_body_is_named(body: str | bytes | None, content_type: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"model": "m",}', "line 1, column 15: there is a comma before the closing '}'"),
+        ('{"model": "m",}', "line 1, column 14: there is a comma before the closing '}'"),
         ('{"model": "m",\n}', "there is a comma before the closing '}'"),
         ('{"messages": [1, 2, ]}', "there is a comma before the closing ']'"),
         ("{'model': 'm'}", "strings and names take double quotes"),

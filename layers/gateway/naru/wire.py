@@ -270,18 +270,21 @@ def _not_utf8(what: str) -> InvalidRequestError:
 
 def _what_is_no_json(error: json.JSONDecodeError) -> str:
     """Where the text stops being JSON, and the usual reasons. Python's own words differ from release to release."""
-    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
-    if before.endswith(",") and rest[:1] in {"}", "]"}:
-        what = f"there is a comma before the closing '{rest[0]}'"
-    elif rest[:1] == "," and rest[1:].lstrip()[:1] in {"}", "]"}:  # where Python 3.13 sees it
-        what = f"there is a comma before the closing '{rest[1:].lstrip()[0]}'"
+    at = error.pos
+    before, rest = error.doc[:at].rstrip(), error.doc[at:].lstrip()
+    if before.endswith(","):
+        at, rest = len(before) - 1, f",{rest}"  # Python 3.13 points to the comma, others behind it
+    after = rest[1:].lstrip()[:1]
+    if rest[:1] == "," and after in {"}", "]"}:
+        what = f"there is a comma before the closing '{after}'"
     elif not rest:
         what = "it ends before its last bracket is closed"
-    elif rest[0] == "'":
+    elif rest.removeprefix(",").startswith("'"):
         what = "strings and names take double quotes"
     else:
         what = "check quotes and commas"
-    return f"The request body is not valid JSON at line {error.lineno}, column {error.colno}: {what}."
+    line, column = error.doc.count("\n", 0, at) + 1, at - error.doc.rfind("\n", 0, at)
+    return f"The request body is not valid JSON at line {line}, column {column}: {what}."
 
 
 def _refuse_too_many(body: dict[str, Any]) -> None:
