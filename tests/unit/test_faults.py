@@ -139,3 +139,13 @@ def test_what_is_about_the_request_stays_the_clients(message: str) -> None:
     for error in ({"type": "invalid_request_error"}, {"code": "400"}, {}):
         read = dialects.for_name("openai").error(400, {}, {"error": {"message": message, **error}})
         assert judge(read, sent=b'{"messages":[]}').party == "request"
+
+
+def test_a_client_is_told_what_a_wrapper_passes_on_and_not_its_own_words() -> None:
+    raw = {"error": {"message": "top_k: must be positive", "type": "invalid_request_error", "param": "top_k"}}
+    wrapped = {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}}
+    read = dialects.for_name("openai").error(400, {}, wrapped)
+    told = judge(read, sent=b"{}")
+    assert (told.party, told.message, told.param) == ("request", "top_k: must be positive", "top_k")
+    echoed = judge(read, sent=b'{"content": "top_k: must be positive"}')
+    assert (echoed.party, echoed.message) == ("request", "Provider returned error")
