@@ -189,7 +189,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "tools": [{"type": "function", "function": {"name": SECRET}}],
         "tool_choice": {"type": "function", "function": {"name": SECRET}},
     },
-    "unknown field": {"x_hint": SECRET},
+    "another's field": {"guided_regex": SECRET, "chat_template_kwargs": {"hint": [SECRET]}},
 }
 MANGLED: dict[str, Callable[[str], str]] = {
     "as it is": str,

@@ -139,3 +139,62 @@ def test_what_is_about_the_request_stays_the_clients(message: str) -> None:
     for error in ({"type": "invalid_request_error"}, {"code": "400"}, {}):
         read = dialects.for_name("openai").error(400, {}, {"error": {"message": message, **error}})
         assert judge(read, sent=b'{"messages":[]}').party == "request"
+
+
+def test_a_client_is_told_what_a_wrapper_passes_on_and_not_its_own_words() -> None:
+    raw = {"error": {"message": "top_k: must be positive", "type": "invalid_request_error", "param": "top_k"}}
+    wrapped = {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}}
+    read = dialects.for_name("openai").error(400, {}, wrapped)
+    told = judge(read, sent=b"{}")
+    assert (told.party, told.message, told.param) == ("request", "top_k: must be positive", "top_k")
+    echoed = judge(read, sent=b'{"content": "top_k: must be positive"}')
+    assert (echoed.party, echoed.message) == ("request", "Provider returned error")
+
+
+@pytest.mark.parametrize(
+    ("message", "party"),
+    [
+        ("Organization must be verified to use this model", "account"),
+        ("To access gpt-6-astra, your organization must be verified.", "account"),
+        ("Your account is not verified. Please complete verification.", "account"),
+        ("You must complete your organization verification to use this model.", "account"),
+        ("The API key does not have permission to access this model", "account"),
+        ("Credits exhausted", "account"),
+        ("Your credits have run out.", "account"),
+        ("Account balance is negative", "account"),
+        ("Spending limit reached", "account"),
+        ("Your monthly spending cap has been reached", "account"),
+        ("Monthly budget exceeded", "account"),
+        ("Quota exceeded", "account"),
+        ("Quota exhausted for this key", "account"),
+        ("Subscription required", "account"),
+        ("The subscription has been cancelled", "account"),
+        ("IP address not in whitelist", "account"),
+        ("Terms of service not accepted", "account"),
+        ("Please accept the Terms of Service", "account"),
+        ("Billing is disabled for project 123", "account"),
+        ("The billing account for the owning project is disabled in state absent", "account"),
+        ("결제 정보가 등록되지 않았습니다.", "account"),
+        ("접근이 허용되지 않은 IP입니다.", "account"),
+        ("您的账户已欠费", "account"),
+        ("该令牌无权访问模型 gpt-4", "account"),
+        ("API key 已过期", "account"),
+        ("Region not supported", "deployment"),
+        ("Service unavailable in your region", "deployment"),
+        ("当前地区不支持", "deployment"),
+        ("This model is deprecated", "deployment"),
+        ("Model gpt-5 has been shut down", "deployment"),
+        ("The deployment for this resource does not exist", "deployment"),
+        ("No access to model gpt-5", "deployment"),
+        ("승인되지 않은 모델입니다.", "deployment"),
+        ("模型已下线", "deployment"),
+        ("Server is busy, please try again", "load"),
+        ("Requests rate limit exceeded", "load"),
+        ("TPM limit reached", "load"),
+        ("Concurrency limit exceeded", "load"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_sentence_is_known_in_other_words(status: int, message: str, party: str) -> None:
+    for payload in ({"error": {"message": message, "type": "invalid_request_error"}}, {"error": message}, message):
+        assert judge(dialects.for_name("openai").error(status, {}, payload), sent=b"{}").party == party

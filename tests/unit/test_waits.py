@@ -15,6 +15,7 @@ import pytest
 from naru import attempts, catalog
 from naru.errors import NaruError, UpstreamRateLimitedError, UpstreamUnavailableError
 from naru.failures import AttemptFailedError
+from naru.health import Health, NotNowError
 from naru.retry import RetryPolicy
 from naru.routing import Route
 from tests import one_gateway
@@ -167,3 +168,36 @@ def test_a_deployment_that_need_not_be_waited_for_is_called_when_the_wait_is_use
     waits = [after(1), after(2)]
     assert waits == [0.0, 0.0]  # a fallback elsewhere, then one here, each called for the first time
     assert route.skip(reason="resting", retry_after_s=0.5, remaining_s=100.0, queue_left_s=0.0) is None
+
+
+@pytest.mark.parametrize("again_s", [0.5, 5.0, 29.0, 31.0])
+def test_waits_for_a_turn_are_counted_too(
+    gateway: Gateway, clock: Clock, monkeypatch: pytest.MonkeyPatch, again_s: float
+) -> None:
+    async def busy(*_: Any, **__: Any) -> Any:
+        raise NotNowError("busy", again_s)
+
+    calls = refuse(gateway, monkeypatch, (500, {}, {}))
+    monkeypatch.setattr(Health, "enter", busy)
+    with pytest.raises(UpstreamRateLimitedError) as failed:
+        gateway.ask()
+    assert calls == []
+    assert clock.offset_s <= QUEUE_S
+    assert (failed.value.retry_after_s or 0) > 0
+
+
+def test_a_wait_for_a_turn_leaves_less_for_what_the_provider_asks(
+    gateway: Gateway, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, turns = Health.enter, [15.0]
+
+    async def enter(self: Health, deployment: str, **more: Any) -> Any:
+        if turns:
+            raise NotNowError("resting", turns.pop())
+        return await really(self, deployment, **more)
+
+    calls = refuse(gateway, monkeypatch, (429, {}, {"retry-after": "20"}))
+    monkeypatch.setattr(Health, "enter", enter)
+    with pytest.raises(UpstreamRateLimitedError) as failed:
+        gateway.ask()
+    assert (len(calls), clock.slept, failed.value.retry_after_s) == (1, [15.0], 20.0)

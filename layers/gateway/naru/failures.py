@@ -129,14 +129,12 @@ def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailed
                 maybe_billed=True,
             )
         case httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | httpx.ProxyError():
-            return AttemptFailedError(
-                result="misconfigured",
-                error=UpstreamMisconfiguredError(
-                    f"The gateway cannot call the provider of {deployment.name}. Tell the operator.",
-                    log=log | {"advice": "Check base_url in the catalog."},
-                ),
-                again="elsewhere",
+            misconfigured = UpstreamMisconfiguredError(
+                f"The gateway cannot call the provider of {deployment.name}. Contact your administrator.",
+                log=log | {"advice": "Check base_url in the catalog."},
             )
+            misconfigured.waits_for = "operator"
+            return AttemptFailedError(result="misconfigured", error=misconfigured, again="elsewhere")
         case _:
             return AttemptFailedError(
                 result="reset",

@@ -175,6 +175,7 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         you(?:'ve| have) (?:reached|exceeded|hit) (?:your|the) (?:[^ ]{1,20} ){0,2}(?:usage|spend|spending|billing|credit|budget|plan|monthly) (?:[^ ]{1,20} )?limit
         (?:open api )?(?:daily|monthly) (?:request|token|usage|spend|spending) (?:limit|quota) (?:has been )?(?:reached|exceeded)
         rate limit exceeded: .{0,30}per-day
+        (?:your |the )?(?:[^ ]{1,20} )?(?:spend|spending) (?:limit|cap) (?:has been |is |was )?(?:reached|exceeded|hit)
     """),
     ("exceeded-current-quota", "credit", r"""
         you (?:have )?exceeded your current quota
@@ -188,6 +189,7 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
     """),
     ("credit-used-up", "credit", r"""
         (?:(?:your|the|this|account|user|token|team|api|key|prepayment|prepaid|free|trial|monthly|daily|chat) )*(?:pre-consumed )?(?:credits?|balance|quota|budget)(?: balance)? (?:(?:(?:is|are) )?(?:too low|not enough|insufficient|depleted|exhausted|used up|exceeded|negative|overdrawn|empty)|(?:has|have) been (?:depleted|exhausted|used up|exceeded|reached|consumed)|(?:failed|exceeded|exhausted|depleted)\b(?! for))
+        (?:your |the |all )?(?:[^ ]{1,20} )?credits? (?:have|has) (?:run out|expired|all been used)
     """),
     ("over-budget", "credit", r"""
         exceededbudget
@@ -204,6 +206,9 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         (?:your )?(?:free )?trial (?:has |is )?(?:ended|expired|over)
         (?:please )?(?:add|update) (?:a|your) payment method
         (?:your )?(?:account|subscription|plan) (?:is |has )?(?:past due|overdue|in arrears|unpaid|expired)
+        (?:a |an active )?subscription (?:is )?(?:required|inactive|expired)
+        (?:your |the )?subscription has (?:been )?(?:cancell?ed|expired|ended|lapsed)
+        the billing account for .{1,60} is disabled
     """),
     ("credit-zh", "credit", r"""
         (?:您的|你的|当前|该|此)?(?:账户|账号|帐户|帐号|用户|令牌|订阅|api ?key)?(?:可用|剩余|总)?(?:余额|额度|配额)(?:不足|已用尽|已耗尽|用尽|用完|已用完)
@@ -219,6 +224,7 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         (?:사용|이용) ?한도를? ?(?:모두 )?(?:초과|소진)
         할당량(?:을|이)? ?(?:초과|소진)
         충전(?:이 필요|해 ?주세요|후)
+        결제 ?(?:정보|수단|카드)(?:가|를|을|이)? ?(?:등록|확인|없)
     """),
     # account: switched off
     ("switched-off", "suspended", r"""
@@ -250,6 +256,7 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         令牌已过期
         (?:api ?key|密钥|令牌)(?:无效|错误|已过期)
         未提供令牌
+        (?:api ?key|密钥|令牌) (?:无效|错误|已过期)
     """),
     ("key-refused-ko", "key", r"""
         (?:유효하지 않은|잘못된|만료된) (?:api ?)?(?:키|토큰)
@@ -260,6 +267,9 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         (?:your |this |the )?(?:client )?ip(?: address)?\b.{0,60}(?:not (?:allowed|authorized|permitted|in the allow|whitelisted)|blocked)
         (?:request from )?(?:an )?unauthorized ip
         (?:您的 ?)?ip ?不在
+        (?:your |this |the )?(?:client )?ip(?: address)? (?:[^ ]{1,45} )?(?:is )?not in (?:the |your )?(?:allow ?list|white ?list)
+        (?:접근이 )?허용되지 않은 ?ip
+        ip(?: ?주소)?(?:가|는)? ?(?:허용|차단)
     """),
     ("not-permitted", "permission", r"""
         (?:you have )?insufficient permissions
@@ -271,6 +281,9 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         无权访问
         无权限
         (?:접근 |사용 )?권한이 없
+        (?:your |the |this )?(?:api )?key (?:does not|doesn't) have (?:the )?(?:[^ ]{1,20} )?(?:permissions?|access|scopes?)
+        该?(?:令牌|密钥|api ?key) ?无权
+        没有权限
     """),
     # account: something to be agreed to first
     ("terms", "terms", r"""
@@ -281,6 +294,10 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         请先.{0,10}(?:实名认证|同意)
         (?:이용 ?)?약관.{0,10}동의
         (?:본인|실명|사업자) ?인증
+        (?:to [^,]{1,60}, )?(?:your |the )?organi[sz]ation must be verified
+        your (?:account|organi[sz]ation) (?:is not|must be|has not been|needs to be) verified
+        (?:you (?:must|need to)|please) complete (?:your |the )?(?:organi[sz]ation |identity |account |business )?verification
+        (?:the )?terms (?:of (?:service|use) )?(?:have |were |are )?(?:not|must be) (?:been )?accepted
     """),
     # deployment
     ("region", "region", r"""
@@ -292,6 +309,8 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         지원(?:되|하)지 않는 (?:지역|국가)
         (?:您|你)?所在的?(?:地区|国家)
         (?:해당|현재|이) (?:지역|국가)에서
+        (?:[^ ]{1,60} ){0,6}(?:unavailable|not available|not supported|not offered) in your (?:country|region|location|area|territory)
+        当前(?:地区|国家|区域)
     """),
     ("no-access", "access", r"""
         no service app
@@ -301,6 +320,9 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         access to (?:the |this )?model (?:[^ ]{1,100} )?(?:is |was )?denied
         (?:this|the) model (?:[^ ]{1,100} )?is not available (?:on|in|for) (?:the free|your(?: current)?) (?:plan|tier|account|subscription)
         (?:모델 )?(?:이용|사용) ?(?:신청|승인)
+        no access to (?:the |this )?model
+        (?:you (?:must|need to)|please) request access
+        (?:승인|허가|신청)(?:되지|하지) 않은 모델
     """),
     ("no-model", "model", r"""
         (?:the )?model:? [^ ]{1,100} (?:does not exist|(?:is |was )?not found|has been (?:deprecated|decommissioned|retired|removed))
@@ -317,6 +339,8 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         (?:当前)?分组 .{0,60}无可用渠道
         该?模型(?:不存在|无可用|已下线)
         (?:존재하지 않는|지원하지 않는|지원되지 않는|종료된) 모델
+        (?:the )?(?:this )?model:? (?:[^ ]{1,100} )?(?:has been|was) (?:shut ?down|discontinued|sunset|disabled|withdrawn)
+        the (?:api )?deployment (?:for this resource )?(?:does not exist|(?:was |is )?not found)
     """),
     ("no-feature", "feature", r"""
         no endpoints found that support
@@ -333,6 +357,9 @@ _PHRASES: tuple[tuple[str, FaultKind, str], ...] = (
         请求(?:数|次数)?(?:超过|超出|达到)
         요청이 (?:너무 )?많
         (?:분당 )?요청 ?(?:한도|수)(?:를|가|이)? (?:초과|제한)
+        (?:[^ ]{1,20} )?rate limits? (?:has been |was )?(?:reached|exceeded|hit)
+        (?:tpm|rpm|qps|concurrency|concurrent requests?) limit (?:has been |was )?(?:reached|exceeded|hit)
+        (?:requests|tokens) per (?:minute|second) (?:limit )?(?:reached|exceeded)
     """),
     ("request-over-limit", "too_large", r"""
         request too large for (?:model|organization|[^ ]+ (?:in|on))

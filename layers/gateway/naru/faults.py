@@ -71,15 +71,19 @@ def judge(error: ProviderError, *, sent: bytes = b"") -> ProviderFault:
     request = _Request(sent)
     rule, said_by = _rule(error, request)
     resets_s = error.reset_s if rule.kind == "rate_limited" else None
-    innermost = said_by if PARTY_OF[rule.kind] != "request" else list(_layers(error))[-1]
-    message = clean(innermost.message) or clean(error.message)
+    told = said_by
+    if PARTY_OF[rule.kind] == "request":
+        # What a wrapper passes on says more than the wrapper, unless it is what the client wrote.
+        inner = [layer for layer in _layers(error) if layer.message and not request.says(layer.message)]
+        told = inner[-1] if inner else error
+    message = clean(told.message) or clean(error.message)
     return ProviderFault(
         kind=rule.kind,
         rule=rule.id,
         status=error.status,
         message=message or f"The provider answered with status {error.status} and no message.",
-        code=innermost.code or error.code,
-        param=innermost.param or error.param,
+        code=told.code or error.code,
+        param=told.param or error.param,
         retry_after_s=next((s for s in (error.retry_after_s, said_by.retry_after_s, resets_s) if s is not None), None),
         facts=tuple(_facts(error, rule, request)),
     )
