@@ -109,8 +109,8 @@ def draw(hour: Hour, path: Path) -> None:
         [(visit.at_s, visit.waited_s, _BLUE if visit.outcome == "answered" else _RED) for visit in waits]
     )
     refused, failed = _per_10_s(hour, hour.refused_s), _per_10_s(hour, hour.failed_s)
-    most = max(count for _, count in (*refused, *failed))
-    parts += _Panel(hour, 2, "calls in 10 s: refused with 429 (orange), failed (red)", most).lines(
+    highest = max(count for _, count in (*refused, *failed))
+    parts += _Panel(hour, 2, "calls in 10 s: refused with 429 (orange), failed (red)", highest).lines(
         (_ORANGE, refused), (_RED, failed)
     )
     path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")

@@ -474,16 +474,27 @@ def probed(state: State, *, probe: str, verdict: bool | None, now_ms: int, polic
         return replace(state, probe="", retry_ms=now_ms)
     if not verdict:
         return opened(state, now_ms=now_ms, policy=policy, tenant=state.opened_for)
-    return replace(
-        closed(state), failures=0, answers=0, failures_before=0, answers_before=0, blamed={}, blamed_before={}
-    )
+    return replace(closed(state), failures=0, blamed={})
 
 
 def closed(state: State) -> State:
-    """Closed by an answer to a call that was no probe. Its failures stay counted: if such answers are few, it opens again
-    with the next one that fails.
+    """Closed by an answer to a call that was no probe. Half of its failures stay counted: if such answers are few, it
+    opens again after some more.
     """
-    return replace(state, opened_ms=0, opened_for="", retry_ms=0, probe="", openings=0)
+    return replace(
+        state,
+        opened_ms=0,
+        opened_for="",
+        retry_ms=0,
+        probe="",
+        openings=0,
+        failures=state.failures // 2,
+        answers=0,
+        failures_before=0,
+        answers_before=0,
+        blamed={tenant: failures // 2 for tenant, failures in (state.blamed or {}).items()},
+        blamed_before={},
+    )
 
 
 # ── Overload ───────────────────────────────────────────────────────────────────────────────────────────────
