@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from naru.errors import NaruError, QuotaExceededError, RateLimitedError, UpstreamRefusedKeyError
 from tests.batch_schedule import Town, Trouble
 
 LONG = bool(os.environ.get("NARU_LONG_TESTS"))
@@ -112,3 +113,57 @@ def test_an_early_end_puts_each_line_into_one_file(seed: int) -> None:
         lived(trouble, environments=4, cancel_s=at_s)
     else:
         lived(trouble, environments=4, window_s=round(at_s) + 1)
+
+
+# ── Waiting ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def held() -> NaruError:
+    return QuotaExceededError("requests in flight hold it", retry_after_s=5.0)
+
+
+def refused_key() -> NaruError:
+    return UpstreamRefusedKeyError("the provider's key is refused")
+
+
+def per_minute() -> NaruError:
+    return RateLimitedError("too many requests a minute", retry_after_s=30.0)
+
+
+@pytest.mark.parametrize("why", [held, refused_key, per_minute])
+@pytest.mark.parametrize("for_s", [60.0, 1800.0, 7200.0])
+def test_a_batch_waits_for_what_passes_until_its_time_is_over(why: Callable[[], NaruError], for_s: float) -> None:
+    """Nothing fails while it may still be answered, and it is not asked for all the time."""
+    asked = 0
+
+    def says(_: int) -> NaruError | None:
+        nonlocal asked
+        asked += 1
+        return why() if town.now_s < for_s else None
+
+    with Town(Trouble(3), environments=3, says=says, window_s=3600) as town:
+        batch = town.submit(30)
+        town.live(batch)
+        town.assert_exact(batch)
+        ended = town.read(batch.batch_id)
+    if for_s < 3600:
+        assert (ended.phase, ended.values["completed"], ended.values["failed"]) == ("completed", 30, 0)
+        assert set(town.calls_by_line().values()) == {1}
+    else:
+        # In its last seconds nothing that a request may give back could help any more.
+        assert ended.phase in ({"expired", "completed"} if why is held else {"expired"})
+        assert (ended.values["completed"], ended.values["failed"]) == (0, 30)
+        assert town.provider.calls == []
+    waits_s = min(for_s, 3600.0)
+    assert asked <= 90 + waits_s * (1 / 60 if why is refused_key else 1)
+
+
+def test_lines_that_are_too_dear_end_alone() -> None:
+    """The others are answered: a budget in which one does not fit is not spent for all."""
+    with Town(says=lambda line: QuotaExceededError("no") if line % 3 == 0 else None) as town:
+        batch = town.submit(12)
+        town.live(batch)
+        town.assert_exact(batch)
+        ended = town.read(batch.batch_id)
+        assert {line["error"]["code"] for line in town.file_lines(ended, "error")} == {"insufficient_quota"}
+        assert (ended.values["completed"], ended.values["failed"]) == (8, 4)

@@ -6,6 +6,7 @@ import math
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
 from naru.batch_lines import Line
 from naru.batch_progress import Range
@@ -27,8 +28,8 @@ class Job:
     """The same, as far as the budget is known to reach, or the provider to answer at all."""
     shorts: int = 0
     """Lines in a row for which there was no budget."""
-    blocked: bool = False
-    """A line has met trouble that the operator must end."""
+    blocked_by: Literal["operator", "budget"] | None = None
+    """What a line has met that all of them would meet, and that is to be told to the other workers."""
     in_flight: int = 0
     looked_s: float = -math.inf
     paused_until_s: float = 0.0

@@ -35,6 +35,7 @@ _LOOK_EVERY_S = 2.0
 _RESERVE_PAUSE_S = 2.0
 _MARGIN = 0.1
 _SHORTS = 3
+_BUDGET_WAIT_S = 15.0
 _LONGEST_OPERATOR_WAIT_S = 300.0
 _AHEAD = 0.3
 """So many lines more than slots are being let in, recorded or stored."""
@@ -108,8 +109,8 @@ class Pool:
         """What may have changed outside: the share, the batches."""
         now_s = time.monotonic()
         for job in {run.job for run in live}:
-            if job.blocked:
-                await self._wait_for_operator(job)
+            if job.blocked_by is not None:
+                await self._pause_for_all(job)
             if now_s - job.looked_s >= _LOOK_EVERY_S:
                 is_first, job.looked_s = math.isinf(job.looked_s), now_s
                 await self._look_at(job, is_first=is_first)
@@ -133,8 +134,8 @@ class Pool:
         job.batch = read or job.batch
         wait_s = job.batch.waits_until_s - time.time()
         if wait_s > 0 or (is_first and wait_s > -_LONGEST_OPERATOR_WAIT_S):
-            # Another worker has met trouble that all lines will meet: one of them at a time finds out when it is over.
-            job.affordable = min(job.affordable, 1)
+            # Another worker has met what all lines will meet: one of them at a time finds out when it is over.
+            job.affordable, job.shorts = min(job.affordable, 1), _SHORTS - 1
             job.paused_until_s = max(job.paused_until_s, time.monotonic() + wait_s)
         try:
             key = await self._meters.authenticate(Proven(job.batch.key_id))
@@ -144,15 +145,17 @@ class Pool:
         except StoreUnavailableError as error:
             logger.warning("the key's limits are not known", extra={"batch_id": job.batch.batch_id, **error.log})
 
-    async def _wait_for_operator(self, job: Job) -> None:
-        """Pauses a batch for all workers; each time twice as long."""
-        job.blocked = False
+    async def _pause_for_all(self, job: Job) -> None:
+        """Pauses a batch for all workers: for requests in flight always as long, for the operator each time twice as long."""
+        blocked_by, job.blocked_by = job.blocked_by, None
         batch, now_s = job.batch, time.time()
         if batch.waits_until_s <= now_s:
-            again = now_s - batch.waits_until_s < _LONGEST_OPERATOR_WAIT_S
-            wait_s = min(_LONGEST_OPERATOR_WAIT_S, 2 * batch.wait_s) if again else OPERATOR_WAIT_S
+            wait_s = _BUDGET_WAIT_S
+            if blocked_by == "operator":
+                again = now_s - batch.waits_until_s < _LONGEST_OPERATOR_WAIT_S
+                wait_s = max(OPERATOR_WAIT_S, min(_LONGEST_OPERATOR_WAIT_S, 2.0 * batch.wait_s if again else 0.0))
             job.paused_until_s = time.monotonic() + wait_s
-            logger.warning("batch waits for the operator", extra={"batch_id": batch.batch_id, "wait_s": wait_s})
+            logger.warning("batch waits for the %s", blocked_by, extra={"batch_id": batch.batch_id, "wait_s": wait_s})
             try:
                 await asyncio.to_thread(
                     self._batches.set, batch, waits_until_s=math.ceil(now_s + wait_s), wait_s=round(wait_s)
@@ -280,7 +283,7 @@ class Pool:
             case "barred":
                 job.end_code = "api_key_invalid"
             case "blocked":
-                job.blocked, job.affordable = True, 1
+                job.blocked_by, job.affordable = "operator", 1
                 job.paused_until_s = max(job.paused_until_s, now_s + ran.wait_s)
             case "short":
                 line.ready_s += ran.wait_s
@@ -288,6 +291,7 @@ class Pool:
                 others = job.in_flight - 1
                 job.shorts, job.affordable = job.shorts + 1, max(1, others)
                 if not others and job.shorts >= _SHORTS:
+                    job.blocked_by = "budget"
                     job.paused_until_s = max(job.paused_until_s, now_s + ran.wait_s)
             case "claimed":
                 line.ready_s += self._lease_s  # whoever has it may be alive
