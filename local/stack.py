@@ -88,10 +88,13 @@ def deploy(emulator: Emulator, parameters: Mapping[str, str], *, path: Path = te
     for logical_id, folder in loaded.code.items():
         packed = _zip(folder, is_layer=folder in loaded.layer_folders)
         s3.put_object(Bucket=template.BUCKET, Key=template.code_key(logical_id), Body=packed)
+    # By its place: in the call itself it may have 51,200 bytes.
+    body = json.dumps(_as_the_emulator_takes_it(loaded.source)).encode()
+    s3.put_object(Bucket=template.BUCKET, Key="template.json", Body=body)
     cloudformation = emulator.client("cloudformation")
     cloudformation.create_stack(
         StackName=NAME,
-        TemplateBody=json.dumps(_as_the_emulator_takes_it(loaded.source)),
+        TemplateURL=f"{emulator.url}/{template.BUCKET}/template.json",
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
     )

@@ -147,7 +147,10 @@ def test_a_key_cannot_choose_who_pays(gateway: Handlers) -> None:
     """Neither a header nor a field names another key, another request id or another batch."""
     other_id, _ = gateway.new_key()
     spoofed = {"x-request-id": "req_ffffffffffffffffffffffffffffffff", "x-naru-key-id": other_id, "x-api-key": other_id}
-    reply = gateway.chat("안녕 [[sim tokens=3]]", headers=spoofed, key_id=other_id, batch_id="batch_1")
+    for field, value in {"key_id": other_id, "batch_id": "batch_1"}.items():
+        refused = gateway.chat("안녕 [[sim tokens=3]]", headers=spoofed, **{field: value})
+        assert (refused.status, refused.code) == (400, "unsupported_parameter")
+    reply = gateway.chat("안녕 [[sim tokens=3]]", headers=spoofed)
     assert reply.status == 200
     assert reply.headers["x-request-id"] != spoofed["x-request-id"]
     assert meter(gateway.dynamodb, f"key#{other_id}").item["months"] == {}

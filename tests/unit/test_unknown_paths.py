@@ -157,6 +157,12 @@ def test_whatever_the_path_the_answer_is_short_and_plain(path: str) -> None:
         assert not any(map(is_unseen, message))
 
 
+def test_a_path_that_only_looks_like_one_is_not_there() -> None:
+    """A function says so of an id that holds what no id does."""
+    error = refusal("GET", "/admin/keys/admin#0123")
+    assert (error.http_status, error.code) == (404, "unknown_url")
+
+
 def test_the_paths_are_those_of_the_template() -> None:
     routes: dict[str, set[str]] = {}
     for route in API.routes:

@@ -66,7 +66,8 @@ _SIMILAR = 0.75
 def refusal(method: str, path: str) -> NaruError:
     """The error for a request that no route takes. ``path`` is without the stage: ``/responses``."""
     path = "/" + "/".join(part for part in path[: 4 * _SHOWN].split("/") if part)
-    if (allowed := _methods(path)) is not None:
+    # A function may refuse a path that a route let through, as one whose id holds what no id does.
+    if (allowed := _methods(path)) is not None and method not in allowed:
         others = ", ".join(allowed)
         return MethodNotAllowedError(
             f"{_told(method)} is not allowed for {_url(path)}; use {others}.", allow=(*allowed, "OPTIONS")
