@@ -20,6 +20,7 @@ from naru.meter_state import Limits
 
 NAME = "naru"
 
+_TEMPLATE_KEY = "template.json"
 _DEPLOY_LIMIT_S = 60.0
 _POLL_S = 0.05
 _BATCHED = frozenset({"sqs:SendMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"})
@@ -88,13 +89,13 @@ def deploy(emulator: Emulator, parameters: Mapping[str, str], *, path: Path = te
     for logical_id, folder in loaded.code.items():
         packed = _zip(folder, is_layer=folder in loaded.layer_folders)
         s3.put_object(Bucket=template.BUCKET, Key=template.code_key(logical_id), Body=packed)
-    # By its place: in the call itself it may have 51,200 bytes.
+    # In the call itself a template may have 51,200 bytes; `sam deploy` uploads it, too.
     body = json.dumps(_as_the_emulator_takes_it(loaded.source)).encode()
-    s3.put_object(Bucket=template.BUCKET, Key="template.json", Body=body)
+    s3.put_object(Bucket=template.BUCKET, Key=_TEMPLATE_KEY, Body=body)
     cloudformation = emulator.client("cloudformation")
     cloudformation.create_stack(
         StackName=NAME,
-        TemplateURL=f"{emulator.url}/{template.BUCKET}/template.json",
+        TemplateURL=f"{emulator.url}/{template.BUCKET}/{_TEMPLATE_KEY}",
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
     )

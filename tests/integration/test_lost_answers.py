@@ -293,6 +293,31 @@ def test_ten_503s_of_one_environment_cost_nothing() -> None:
         world.assert_nothing_is_spent_or_reserved()
 
 
+def test_nobody_waits_for_what_another_key_holds() -> None:
+    """One key's meter does not answer: its leases are tried again, and the others' requests go on meanwhile."""
+    world = World(Scenario())
+    with world.running():
+        _, other = put_key(world.client, limits=Limits(budget_pico_usd=10 * USD))
+        lost = world.run(world.admit(), lambda _, call: "answer lost" if meter_of(call).startswith("key#") else None)
+        assert isinstance(lost, StoreUnavailableError)
+        (key,) = {meter_id for (meter_id,) in world.db.tables["MeterTable"] if "key#" in meter_id} - {
+            f"key#{_id_of(other)}"
+        }
+        world.secret = other
+        task = world.admit()
+        waits = {meter_of(call) for call in world.network.waiting}
+        assert waits == {key, f"key#{_id_of(other)}"}
+        while not task.done():
+            call = next(call for call in world.network.waiting if meter_of(call) != key)
+            world.network.happen(call)
+        world.network.finish(world.network.start(0, world.meters.release(task.result())))
+        world.assert_nothing_is_spent_or_reserved()
+
+
+def _id_of(secret: str) -> str:
+    return f"key_{secret.split('-')[2]}"
+
+
 @pytest.mark.parametrize("lost", ["key", "organisation", "both"])
 def test_a_settlement_that_does_not_reach_a_meter_is_made_with_the_next_request(lost: str) -> None:
     world = World(Scenario())

@@ -164,7 +164,7 @@ class Meters:
         """
         key_id, secret_hash = read_authorization(authorization)
         age = Age(now_ms - arrived_at_ms(request_id))
-        await self._end_apart(self._unended.take(_REMEMBERED_AT_ONCE))
+        await self._end_remembered(key_id)
         demand = Demand(
             request_id=request_id,
             now_ms=now_ms,
@@ -296,14 +296,29 @@ class Meters:
             if left is not None:
                 self._unended.add(left)
 
+    async def _end_remembered(self, key_id: str) -> None:
+        """Ends what could not be ended before, and waits only for what lies on meters that this key's requests pass."""
+        mine: list[Ending] = []
+        others: list[Ending] = []
+        for ending in self._unended.take(_REMEMBERED_AT_ONCE):
+            whole_id = ending.meter_id.partition("/")[0]
+            is_mine = whole_id in {f"key#{key_id}", ORGANISATION} or whole_id.startswith(f"user#{key_id}#")
+            (mine if is_mine else others).append(ending)
+        self._begin_ending(others)
+        await self._end_apart(mine)
+
     async def _end_apart(self, endings: Sequence[Ending]) -> None:
         """Ends leases in a task of its own, which also goes on when the request is cancelled or has waited enough."""
+        if task := self._begin_ending(endings):
+            await asyncio.wait({task}, timeout=_PATIENCE_S)
+
+    def _begin_ending(self, endings: Sequence[Ending]) -> asyncio.Task[None] | None:
         if not endings:
-            return
+            return None
         task = asyncio.create_task(self._end_quietly(endings))
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
-        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        return task
 
     async def _end_quietly(self, endings: Sequence[Ending]) -> None:
         try:
