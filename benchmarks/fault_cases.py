@@ -239,7 +239,6 @@ CASES: tuple[Case, ...] = (
         _always("status", status=503),
         stream=_UNAVAILABLE,
         json=_UNAVAILABLE,
-        calls=(1, 2),
     ),
     Case("html", "502 with an HTML page, persistent", _always("status", status=502, body="html")),
     Case("504", "504 of a proxy, persistent", _always("status", status=504, body="html"), calls=(1, 1)),

@@ -258,8 +258,8 @@ class Route:
                 self._stops.insert(len(self._stops) - len(others), here)
         if failure.is_of_provider:
             self._failed_providers[here.deployment.provider] += 1
-            failed = self._failed_providers
-            self._stops.sort(key=lambda stop: (failed[stop.deployment.provider], stop.model_name != self._name))
+            failed, again = self._failed_providers, here.deployment.provider
+            self._stops.sort(key=lambda stop: (failed[stop.deployment.provider], stop.deployment.provider == again))
         return self._wait_s(remaining_s, queue_left_s) if self._stops else None
 
     def _wait_s(self, remaining_s: float, queue_left_s: float) -> float | None:
