@@ -182,7 +182,9 @@ def test_of_200_requests_at_once_a_key_with_budget_for_10_serves_exactly_10(
     accounts = new_accounts(Limits(budget_pico_usd=10 * worst), shards)
     answers = asyncio.run(accounts.ask(TEN, 200))
     assert outcomes(answers) == {"served": 10, "insufficient_quota": 190}
-    assert {a.headers["x-should-retry"] for a in answers if a.status_code == 429} == {"false"}
+    # While others are in flight, what they do not use may come back: then a refused client may try again after a while.
+    refused = [a.headers for a in answers if a.status_code == 429]
+    assert all(headers.get("x-should-retry") == "false" or int(headers["retry-after"]) < 3600 for headers in refused)
     assert_room_for_ten_is_room_for_ten(accounts, worst)
     assert accounts.stack.model.stats()["requests"] == 10
     assert len(accounts.rows()) == 10
