@@ -103,6 +103,11 @@ class RunningStack:
         return self.gateway.stack.add_api_key(name)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes and long texts do not name a test: nobody can read them, and those with a time inside differ by process."""
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > 80) else None
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says why the browser tests were skipped, once; pytest's own list would have a line for each."""
     reasons = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
