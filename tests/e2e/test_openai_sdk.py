@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -380,3 +382,29 @@ def test_a_mixed_run_of_200_requests_equals_the_providers_bill(stack: RunningSta
         ) == (bill["prompt_tokens"], bill["cached_tokens"], bill["completion_tokens"], bill["reasoning_tokens"])
         assert row.cost_pico_usd == bill["cost_pico_usd"]
     assert sum(row.cost_pico_usd for row in new.values()) == stats["totals"]["cost_pico_usd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack", "status"),
+    [
+        ("gzip", gzip.compress, 200),
+        ("deflate", zlib.compress, 200),
+        ("identity", lambda body: b"\xef\xbb\xbf" + body, 200),
+        ("br", bytes, 415),
+        ("gzip", bytes, 415),
+    ],
+)
+def test_a_compressed_request_is_understood_all_the_way(
+    stack: RunningStack, coding: str, pack: Callable[[bytes], bytes], status: int
+) -> None:
+    body = json.dumps({"model": OMNI, "messages": say("안녕 [[sim tokens=3]]")}, ensure_ascii=False).encode()
+    headers = {
+        "Authorization": f"Bearer {stack.api_key}",
+        "Content-Type": "application/json",
+        "Content-Encoding": coding,
+    }
+    answer = httpx.post(f"{stack.base_url}/chat/completions", content=pack(body), headers=headers, timeout=60)
+    assert answer.status_code == status, answer.text
+    if status != 200:
+        assert answer.json()["error"]["code"] == "unsupported_media_type"
+        assert "gzip or deflate" in answer.json()["error"]["message"]

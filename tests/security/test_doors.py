@@ -231,6 +231,31 @@ def test_a_stranger_s_short_body_is_cheap_too(gateway: Handlers, name: str) -> N
     assert work_of(gateway, body, key) < 150_000
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route[1]} {route[2]}")
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "Bearer " + "a" * 10_000,
+        "Bearer " + " " * 10_000,
+        "Bearer sk-naru-" + "0" * 10_000,
+        "Bearer sk-naru-0123456789ab-" + "-" * 10_000,
+        "bearer " * 1_500,
+        "Basic " + "a" * 10_000,
+        ", " * 5_000,
+    ],
+    ids=lambda text: text[:28],
+)
+def test_a_header_of_many_kilobytes_is_refused_in_few_steps(
+    gateway: Handlers, route: tuple[str, str, str], authorization: str
+) -> None:
+    body = Untouched(plain(PROOF_CHARS + 1))
+    with counted() as work:
+        reply = send(gateway, route, body, "", Authorization=authorization)
+    assert (reply.status, body.touched) == (401, [])
+    assert work.units < 50_000
+    assert len(reply.body) < 1_000
+
+
 # ── Keys ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
