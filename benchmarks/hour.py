@@ -138,8 +138,8 @@ class _Panel:
                     f'<rect x="{x:.1f}" y="{self._top}" width="{until_x - x:.1f}" height="{_PANEL}" fill="{_RED}" opacity="0.15"/>'
                 )
             if number == 0:
-                y = self._top + 14 + 14 * (index % 3)
-                self._parts.append(f'<text x="{x + 3:.1f}" y="{y}" style="font-size:11px">{phase.name}</text>')
+                row_y = self._top + 14 + 14 * (index % 3)
+                self._parts.append(f'<text x="{x + 3:.1f}" y="{row_y}" style="font-size:11px">{phase.name}</text>')
             self._parts.append(
                 f'<line class="g" x1="{x:.1f}" x2="{x:.1f}" y1="{self._top}" y2="{self._top + _PANEL}"/>'
             )
