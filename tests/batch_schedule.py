@@ -548,7 +548,10 @@ class Town:
         called for once, and once more only for each call whose environment was killed or stood still.
         """
         ended = self.read(batch.batch_id)
-        lines, values = ended.values["lines"], ended.values
+        lines, values = ended.values.get("lines", 0), ended.values
+        if not lines:  # it was cancelled before it was checked
+            assert (ended.phase, self.provider.calls) == ("cancelled", [])
+            return
         output, errors = self.file_lines(ended, "output"), self.file_lines(ended, "error")
         assert sorted(each["custom_id"] for each in output + errors) == sorted(f"c{i}" for i in range(lines))
         assert (values["completed"], values["failed"]) == (len(output), len(errors))

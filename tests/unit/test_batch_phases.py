@@ -258,7 +258,9 @@ def test_an_answer_that_comes_after_the_end_changes_nothing(world: World) -> Non
     assert world.store.cancel(batch, now_s=int(time.time()))
     assert world.phases.finish(world.read(batch)) is None
     assert not store(world, batch, 0)
+    assert not world.progress.end_range(batch, 0, worker="w", completed=0, failed=2, end_code=None)
     ended = world.read(batch)
+    assert (ended.values["completed"], ended.values["failed"]) == (0, 2)
     assert [line["error"]["code"] for line in world.file_lines(ended, "error")] == ["batch_cancelled"] * 2
     assert [(each["custom_id"], each["status"]) for each in world.reader.results(ended, 0, 2)] == [
         ("c0", "error"),

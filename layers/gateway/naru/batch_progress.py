@@ -146,7 +146,8 @@ class Progress:
     def end_range(
         self, batch: Batch, index: int, *, worker: str, completed: int, failed: int, end_code: str | None
     ) -> bool:
-        """Ends a range and counts it in its batch, together and once; False if it is not the worker's any more.
+        """Ends a range and counts it in its batch, together and once; False if it is not the worker's any more, or if the
+        batch has ended.
 
         Lines without a result end with ``end_code``.
         """
@@ -173,9 +174,19 @@ class Progress:
             "TableName": self._table,
             "Key": batch_key(batch),
             "UpdateExpression": "SET touched_s = :now_s ADD ranges_ended :one, completed :completed, failed :failed",
-            "ConditionExpression": "attribute_exists(phase)",
+            # The counts of a batch that has ended are those of its files.
+            "ConditionExpression": "#phase IN (:running, :finalizing, :cancelling)",
+            "ExpressionAttributeNames": {"#phase": "phase"},
             "ExpressionAttributeValues": to_item(
-                {":one": 1, ":completed": completed, ":failed": failed, ":now_s": int(time.time())}
+                {
+                    ":one": 1,
+                    ":completed": completed,
+                    ":failed": failed,
+                    ":now_s": int(time.time()),
+                    ":running": "in_progress",
+                    ":finalizing": "finalizing",
+                    ":cancelling": "cancelling",
+                }
             ),
         }
         return self._transact([{"Update": update}, {"Update": count}]) is None
