@@ -21,6 +21,7 @@ def stay_on_this_machine() -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # a machine of AWS's would be asked for credentials
     beyond = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     direct = ",".join(filter(None, ["127.0.0.1", "localhost", beyond]))
     os.environ |= {"no_proxy": direct, "NO_PROXY": direct}

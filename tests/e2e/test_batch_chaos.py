@@ -28,7 +28,7 @@ from tests.conftest import RunningStack, running_stack
 from tests.meters import USD, all_meters
 from tests.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.xdist_group("chaos")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chaos")]
 
 SEOUL = ZoneInfo("Asia/Seoul")
 WORKER = "BatchWorkerFunction"

@@ -91,6 +91,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield emulated.client()
 
 
+@pytest.mark.slow
 def test_the_model_of_dynamodb_answers_as_others_do(other: Any) -> None:
     """Some runs of the machine of `test_meter_properties`, each of whose calls is made twice; then all items agree."""
     seen: list[Both] = []

@@ -32,6 +32,8 @@ from tests.meters import USD, put_key, put_organisation
 from tests.moto_tables import TEMPLATE
 from tests.security.handlers import OMNI, Handlers, _load, _value, handlers
 
+pytestmark = pytest.mark.xdist_group("iam")
+
 LOADED = template.load()
 ROLES = iam.roles(LOADED)
 TABLES = {

@@ -334,6 +334,7 @@ def test_a_settlement_that_does_not_reach_a_meter_is_made_with_the_next_request(
         assert [each.spent_pico_usd(MONTH) for each in all_meters(world.client)] == [7, 7]
 
 
+@pytest.mark.slow
 def test_an_environment_remembers_no_more_leases_than_it_can_hold() -> None:
     """Of a table that is away for an hour; what is forgotten is the sweeper's."""
     world = World(Scenario(limits=Limits(), organisation_pico_usd=UNLIMITED))

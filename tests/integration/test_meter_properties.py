@@ -20,6 +20,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import hypothesis.strategies as st
+import pytest
 from botocore.exceptions import BotoCoreError
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -558,7 +559,11 @@ class MetersMachine(RuleBasedStateMachine):
             self.world.close()
 
 
-TestMeters = MetersMachine.TestCase
+@pytest.mark.slow
+class TestMeters(MetersMachine.TestCase):  # type: ignore[misc,name-defined]
+    """Runs the machine."""
+
+
 TestMeters.settings = settings(
     max_examples=5000 if LONG else 100,
     stateful_step_count=30,

@@ -13,6 +13,8 @@ from samtranslator.yaml_helper import yaml_parse
 
 from local import fast_start, template
 
+pytestmark = pytest.mark.slow
+
 
 def transformed(source: dict[str, Any] | None = None, **parameters: str) -> dict[str, dict[str, Any]]:
     """The resources that CloudFormation would make with these parameters."""

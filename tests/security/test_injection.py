@@ -96,7 +96,7 @@ def test_a_page_may_ask_and_sends_no_cookie(gateway: Handlers, path: str) -> Non
     preflight = gateway.send(function, "OPTIONS", path, key=None, headers={"Origin": "https://evil.example"})
     answer = gateway.send(function, "GET", path, key=None, headers={"Origin": "https://evil.example", "Cookie": "a=b"})
     assert preflight.status == 204
-    assert answer.status in {401, 404}
+    assert answer.status in {401, 404, 405}
     for reply in (preflight, answer):
         assert reply.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in reply.headers

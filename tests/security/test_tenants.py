@@ -265,6 +265,7 @@ def shown(reply: Reply) -> tuple[int, dict[str, str], Any]:
     return reply.status, headers, json.loads(text) if text.startswith("{") else text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_own", [False, True])
 def test_nothing_that_a_tenant_is_shown_depends_on_another_one(
     gateway: Handlers, monkeypatch: pytest.MonkeyPatch, *, has_own: bool
@@ -336,6 +337,7 @@ READS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "method", "path"), READS)
 def test_a_key_with_one_request_a_minute_does_not_read_without_end(
     gateway: Handlers, monkeypatch: pytest.MonkeyPatch, function: str, method: str, path: str

@@ -208,6 +208,7 @@ def test_a_batch_is_finished_once_however_often_it_is_asked_for(world: World) ->
     assert [told["status"] for told in world.told()] == ["completed"]
 
 
+@pytest.mark.slow
 def test_whoever_dies_while_finishing_leaves_the_rest_to_the_next_one() -> None:
     """At each call: the files are whole, the counts exact, and the end is told."""
     with batch_world(watched=True) as world:

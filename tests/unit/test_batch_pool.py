@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from local.idle_clock import idle_clock
 from naru.batch_jobs import Job, RangeRun
 from naru.batch_lines import Ran
 from naru.batch_pool import Pool
@@ -47,12 +48,13 @@ def runs_of(world: World, batch: Batch) -> list[RangeRun]:
     return [RangeRun(Message("run", KEY, batch.batch_id, 0, of), of, job) for of in world.reader.plan(batch)]
 
 
-def go(pool: Pool, runs: list[RangeRun], patience_s: float = 20.0) -> None:
+def go(pool: Pool, runs: list[RangeRun], patience_s: float = 60.0) -> None:
     async def main() -> None:
         async with asyncio.timeout(patience_s):
             await pool.run(runs)
 
-    asyncio.run(main())
+    with idle_clock() as run:
+        run(main())
 
 
 def test_all_ranges_end_and_the_share_is_given_back(world: World) -> None:

@@ -59,7 +59,7 @@ FIRST = "models.hyperclova-x-omni.deployments[0]"
         (lambda t: t.replace('"holysheep/hyperclova-x-omni-fast"', '"holysheep/hyperclova-x-omni"', 1), "'holysheep/hyperclova-x-omni' is taken"),
         (lambda t: t.replace('capabilities = ["json_object"', 'capabilities = ["telepathy"', 1), f"{FIRST}.capabilities"),
         (lambda t: t.replace("default_output_tokens = 4_096", "default_output_tokens = 99_999", 1), "models.hyperclova-x-omni.default_output_tokens"),
-        (lambda t: t.replace('version = "2026-11-22"', "", 1), "version: is missing"),
+        (lambda t: t.replace('version = "2026-11-27"', "", 1), "version: is missing"),
         (lambda t: t.replace("krw_per_usd = 1_400", "krw_per_usd = 0", 1), "krw_per_usd: "),
         (lambda t: t.replace('base_url = "https://api', 'base_url = "ftp://api', 1), "providers.holysheep.base_url: "),
         (lambda t: t.replace('fallbacks = ["HCX-005"]', 'fallbacks = ["HCX-008"]', 1), "models.HCX-007.fallbacks: 'HCX-008' is not another model"),

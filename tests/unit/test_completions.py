@@ -79,7 +79,7 @@ def test_the_row_says_who_asked_for_what_and_who_served_it(gateway: Gateway) -> 
         OMNI,
         f"holysheep/{OMNI}",
     )
-    assert (row.catalog_version, row.rates.output_pico_usd, row.rates.currency) == ("2026-11-22", 10_500_000, "USD")
+    assert (row.catalog_version, row.rates.output_pico_usd, row.rates.currency) == ("2026-11-27", 10_500_000, "USD")
     assert row.first_token_ms is not None
     assert 0 <= row.first_token_ms <= row.latency_ms
     assert {name: value for name, value in gateway.headers.items() if name.startswith("x-naru")} == {

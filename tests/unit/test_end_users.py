@@ -143,6 +143,7 @@ def test_a_name_that_is_kept_is_not_changed_again(name: str) -> None:
         assert limited_name(limited_name(kept)) == limited_name(kept)
 
 
+@pytest.mark.slow
 def test_no_character_of_any_kind_is_two_names() -> None:
     for code in range(sys.maxunicode + 1):
         if not 0xD800 <= code <= 0xDFFF:

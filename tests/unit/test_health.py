@@ -582,6 +582,7 @@ def test_many_overloads_at_once_lower_the_limit_once_a_second(world: World) -> N
     run(work())
 
 
+@pytest.mark.slow
 def test_a_limit_grows_while_it_is_used_and_nothing_is_too_much(world: World) -> None:
     health = world.environment()
 

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.hour import goodput
 from benchmarks.hour_world import HOUR, Hour, Setup, simulate
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hour")]
+
 FEWER = {12: 8, 4: 3}
 SMALL = Setup(
     timetable=tuple(replace(phase, takes=FEWER.get(phase.takes, phase.takes)) for phase in HOUR),

@@ -8,6 +8,8 @@ import pytest
 
 from tests.crowded_deployment import Scene
 
+pytestmark = pytest.mark.slow
+
 
 def refuses_at(when_s: float, *, for_s: float = 1.0, takes: int = 20) -> Callable[[float], int]:
     """Takes so many calls at once, and nothing at all for a moment."""

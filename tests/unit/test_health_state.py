@@ -230,6 +230,7 @@ def test_a_provider_that_takes_twenty_at_once_is_kept_busy_by_a_crowd() -> None:
         assert 18 <= crowd.state.limit <= 22
 
 
+@pytest.mark.slow
 def test_a_crowd_is_not_kept_waiting_for_a_provider_that_refuses_one_call_in_ten_whatever_it_has_to_do() -> None:
     """There is no such thing as too many calls here: a limit of twenty would answer 2,800."""
     found = crowds(Moody)

@@ -91,6 +91,7 @@ def test_no_character_has_more_bytes_than_what_it_decomposes_into() -> None:
                 assert utf8(char) <= utf8(unicodedata.normalize(decomposed, char)), hex(code)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_bound_covers_every_character_in_both_composed_forms() -> None:
     for code in range(sys.maxunicode + 1):
         char = chr(code)
@@ -98,6 +99,7 @@ def test_the_bound_covers_every_character_in_both_composed_forms() -> None:
         assert most <= max(utf8(char), _normalized_bytes(char)) <= 11 * utf8(char), hex(code)
 
 
+@pytest.mark.slow
 @given(HAZARDS)
 @settings(max_examples=500)
 def test_the_bound_covers_every_text_in_both_composed_forms(text: str) -> None:
