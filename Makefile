@@ -27,8 +27,8 @@ test: .venv/.ready ## every test but the long proofs, about 4 minutes; ARGS="-k 
 	$(RUN) pytest -m "not slow" $(ARGS)
 
 test-unit: .venv/.ready ## the unit tests, about a minute; ARGS as for test
-	@echo "Unit tests in three processes: about a minute on two free cores. Everything else: make test."
-	$(RUN) pytest -m "not slow" tests/unit $(ARGS)
+	@echo "Unit tests, a process for each core: about 80 seconds on two free cores. Everything else: make test."
+	$(RUN) pytest -n auto -m "not slow" tests/unit $(ARGS)
 
 test-all: test ## make test, then the long proofs, as CI runs them; NARU_LONG_TESTS=1 makes both larger
 	@echo "Long proofs (chaos, property tests with many examples, every crash and interleaving): about 3 minutes."

@@ -559,11 +559,7 @@ class MetersMachine(RuleBasedStateMachine):
             self.world.close()
 
 
-@pytest.mark.slow
-class TestMeters(MetersMachine.TestCase):  # type: ignore[misc,name-defined]
-    """Runs the machine."""
-
-
+TestMeters = pytest.mark.slow(MetersMachine.TestCase)
 TestMeters.settings = settings(
     max_examples=5000 if LONG else 100,
     stateful_step_count=30,

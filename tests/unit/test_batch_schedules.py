@@ -1,5 +1,7 @@
 """Whatever comes twice, dies or stands still: each line is called for once, and is in one of the two files.
 
+pytestmark = pytest.mark.slow
+
 NARU_LONG_TESTS=1 takes about a hundred times as many schedules.
 """
 

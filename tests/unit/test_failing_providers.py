@@ -142,6 +142,7 @@ def test_the_client_is_told_what_it_can_do_and_nothing_of_the_operators_account(
     assert gateway.row.maybe_billed_pico_usd == 0 or PARTY_OF[body.kind] == "provider"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.id)
 def test_no_words_of_the_error_are_logged_or_kept(
     body: Body, gateway: Gateway, provider: FailingProvider, caplog: pytest.LogCaptureFixture

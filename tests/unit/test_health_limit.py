@@ -190,6 +190,7 @@ def constantly(slots: int) -> Callable[[float], int]:
     return lambda _: slots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "most", "in_use"),
     [

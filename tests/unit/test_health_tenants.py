@@ -95,6 +95,7 @@ def never(_: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("environments", [1, 5, 40])
 @pytest.mark.parametrize(("bad_per_s", "good_per_s"), [(2.6, 2.9), (20, 1), (20, 0.2), (1, 20), (2.6, 0.05)])
@@ -306,6 +307,7 @@ def test_one_key_closes_no_provider_with_bodies_that_make_its_deployments_fail(w
     run(work())
 
 
+@pytest.mark.slow
 def test_a_connection_that_fails_now_and_then_closes_nothing(world: World) -> None:
     """One in fifty, at any of forty environments."""
     rng = random.Random(3)

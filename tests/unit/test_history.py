@@ -7,12 +7,16 @@ from collections import Counter
 from datetime import date, timedelta
 from statistics import fmean
 
+import pytest
+
 from local.history import APPS, DAYS, OUTAGE_DAYS_AGO, SPIKE_DAYS_AGO, Key, rows
 from naru.anomalies import find
 from naru.business_time import business_day
 from naru.ledger import Row
 from naru.periods import days_between
 from tests.usage_world import SEOUL, LedgerModel, at_ms, usage_of
+
+pytestmark = pytest.mark.slow
 
 TODAY = date(2026, 11, 23)
 NOW_MS = at_ms("2026-11-23 15:00:00")

@@ -355,6 +355,7 @@ def test_a_change_between_reading_and_revoking_does_not_revive_the_key(office: O
     assert office.get(key_id).status == "revoked"
 
 
+@pytest.mark.slow
 def test_a_key_nobody_can_catch_is_said_to_be_busy(office: Office) -> None:
     key_id, _ = office.create(rpm=1)
     other = Office(office.client)

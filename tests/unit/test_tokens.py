@@ -156,6 +156,7 @@ def test_a_request_is_walked_through_once_however_many_models_may_serve_it(monke
     assert walks == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", FAMILIES)
 @given(body=BODIES)
 def test_an_estimate_of_a_prompt_is_never_above_its_bound(tokenizer: Tokenizer, body: dict[str, Any]) -> None:

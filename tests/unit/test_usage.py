@@ -357,6 +357,7 @@ def pages_of(usage: Any, query: dict[str, str], *, key_id: str | None, now_ms: i
     return pages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rolled_up", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
@@ -461,6 +462,7 @@ def almost_empty(*, now_ms: int, runs: int) -> tuple[Any, LedgerModel, CountedSt
     return usage, ledger, store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "requests", "most_reads"),
     [
