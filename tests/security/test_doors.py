@@ -273,6 +273,7 @@ def test_the_work_grows_with_the_bytes_and_not_with_their_square(gateway: Handle
     assert large < 30 * 32_768
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_body_takes_less_than_128_times_its_bytes(gateway: Handlers, poor: str, name: str) -> None:
     body = HOSTILE[name](MEGABYTE // 4)
@@ -286,6 +287,7 @@ def test_a_body_takes_less_than_128_times_its_bytes(gateway: Handlers, poor: str
 JSON_ROUTES = [route for route in ROUTES if route[2] in {"/uploads/presigned", "/batches", "/admin/keys"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", JSON_ROUTES, ids=lambda route: f"{route[1]} {route[2]}")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_other_routes_refuse_what_is_hostile_in_little_work_and_memory(

@@ -1,7 +1,5 @@
 """Whatever comes twice, dies or stands still: each line is called for once, and is in one of the two files.
 
-pytestmark = pytest.mark.slow
-
 NARU_LONG_TESTS=1 takes about a hundred times as many schedules.
 """
 
@@ -15,6 +13,8 @@ import pytest
 
 from naru.errors import NaruError, QuotaExceededError, RateLimitedError, UpstreamRefusedKeyError
 from tests.batch_schedule import Town, Trouble
+
+pytestmark = pytest.mark.slow
 
 LONG = bool(os.environ.get("NARU_LONG_TESTS"))
 

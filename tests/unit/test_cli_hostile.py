@@ -72,9 +72,13 @@ def running() -> Iterator[Server]:
     server.close()
 
 
+# With credentials of another test's the doctor would look at an account, and wait for a network that is not there.
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
 @pytest.fixture
 def server(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NARU_DEBUG"):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NARU_DEBUG", *CREDENTIALS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NARU_BASE_URL", running.url)
     monkeypatch.setenv("NARU_ADMIN_KEY", "sk-naru-admin")
