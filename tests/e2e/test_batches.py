@@ -315,6 +315,7 @@ def test_a_cancelled_batch_ends_what_is_on_its_way_and_begins_nothing(
     assert len(output) == len(stack.model.stats()["billed"]) == len(rows_of(stack, batch.id))
 
 
+@pytest.mark.slow
 def test_the_end_of_a_budget_ends_the_rest_of_the_batch(stack: RunningStack) -> None:
     """Three requests' worth: what fits is answered, the others are not called, and the meter is exact."""
     now = datetime.now(ZoneInfo("Asia/Seoul"))

@@ -41,6 +41,8 @@ from tests.accounts import OMNI, worst_case_pico_usd
 from tests.dynamodb_model import DynamoDB
 from tests.meters import USD, put_key, put_organisation
 
+pytestmark = pytest.mark.slow
+
 SEOUL = ZoneInfo("Asia/Seoul")
 Moment = Literal["before", "after"]
 

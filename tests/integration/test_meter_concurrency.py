@@ -172,6 +172,7 @@ def test_a_month_that_begins_in_8_processes_at_once_begins_once(dynamodb: Any, p
 # ── The minute ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 4] if LONG else [4])
 def test_no_minute_of_8_processes_holds_more_than_rpm_and_tpm(
     dynamodb: Any, processes: list[MeterProcess], shards: int
@@ -204,6 +205,7 @@ def test_no_minute_of_8_processes_holds_more_than_rpm_and_tpm(
     assert len(admitted) > 2 * tpm / 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 4] if LONG else [4])
 def test_requests_at_once_are_those_of_the_limit_and_slots_of_the_dead_come_back(
     tables: Tables, dynamodb: Any, processes: list[MeterProcess], shards: int

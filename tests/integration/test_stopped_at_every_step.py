@@ -26,6 +26,8 @@ from naru.request_ids import ADMITTED_WITHIN_MS, MAX_AGE_MS
 from naru.sweeper import LEASE_LIFE_MS
 from tests.integration.test_crash_at_every_step import SCENARIOS, Life, MortalUpstream, World
 
+pytestmark = pytest.mark.slow
+
 Clock = Literal["both", "wall", "steady", "set back"]
 
 

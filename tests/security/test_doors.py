@@ -211,6 +211,7 @@ def work_of(gateway: Handlers, body: str, key: str) -> int:
     return work.units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_megabyte_of_a_stranger_is_as_cheap_as_a_megabyte_of_text(gateway: Handlers, name: str) -> None:
     key = stranger(gateway, "unknown")
@@ -265,6 +266,7 @@ def poor(running: Handlers) -> str:
     return running.new_key(budget_pico_usd=1)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_work_grows_with_the_bytes_and_not_with_their_square(gateway: Handlers, poor: str, name: str) -> None:
     send(gateway, ROUTES[0], HOSTILE[name](1_000), poor)

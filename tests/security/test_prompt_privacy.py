@@ -44,6 +44,7 @@ FAULTS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: "-".join(map(str, fault.values())))
 def test_a_failure_leaves_no_prompt_and_no_answer_behind(
@@ -272,6 +273,7 @@ def test_no_words_of_an_error_are_written_down(gateway: Handlers, how: str, wher
     assert_unseen(gateway, words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("where", ["message", "code", "param", "x-request-id"])
 @pytest.mark.parametrize("stream", [False, True])

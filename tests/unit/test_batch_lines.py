@@ -246,6 +246,7 @@ FATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tries", [0, MAX_TRIES - 1])
 @pytest.mark.parametrize("kind", PARTY_OF)
 def test_a_line_waits_for_the_operator_and_for_a_limit_without_a_try(world: World, kind: FaultKind, tries: int) -> None:

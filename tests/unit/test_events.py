@@ -171,6 +171,7 @@ def test_a_scheduled_function_takes_its_sample_event(
     assert set(apps[function].lambda_handler(sent, Context())) == answer
 
 
+@pytest.mark.slow
 def test_hours_are_rolled_up_though_sns_takes_no_alert(
     apps: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_what_is_not_the_requests_fault_is_answered_by_a_fallback(
         assert record["provider_status"] == body.status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.id)
 def test_the_client_is_told_what_it_can_do_and_nothing_of_the_operators_account(
     body: Body, gateway: Gateway, provider: FailingProvider
