@@ -46,6 +46,7 @@ def test_a_fault_is_rescued_or_told_truthfully(
     assert results[fault].problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("faults-deployed")
 @pytest.mark.parametrize("fault", of(tuple(case for case in CASES if case.slug in DEPLOYED)))
 def test_a_fault_is_rescued_or_told_truthfully_by_the_deployed_system(

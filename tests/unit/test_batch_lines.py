@@ -106,6 +106,7 @@ def operators(error: NaruError) -> NaruError:
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "end"),
     [

@@ -15,6 +15,8 @@ import pytest
 
 from local.http_server import BodyTooLarge, ClientGone, Request, Response, serve
 
+pytestmark = pytest.mark.slow
+
 P = ParamSpec("P")
 TEXT = [("content-type", "text/plain")]
 

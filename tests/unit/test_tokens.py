@@ -82,6 +82,7 @@ def utf8(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
+@pytest.mark.slow
 def test_no_character_has_more_bytes_than_what_it_decomposes_into() -> None:
     """The step of the proof that Unicode does not promise: composing, which may put any of them together, adds nothing."""
     for composed, decomposed in (("NFC", "NFD"), ("NFKC", "NFKD")):

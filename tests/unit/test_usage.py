@@ -49,6 +49,7 @@ def cost(rows: list[Row]) -> int:
     return sum(each.cost_pico_usd for each in rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     zone=st.sampled_from(ZONES),

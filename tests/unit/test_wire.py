@@ -125,6 +125,7 @@ def test_what_is_not_a_json_object_is_refused_with_advice(text: str, said: str) 
     assert said in refused(text)["message"]
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=20))  # fmt: skip
 def test_any_json_is_accepted_or_refused_and_nothing_else(value: Any) -> None:
     body = HELLO | value if isinstance(value, dict) else HELLO | {"messages": value}
