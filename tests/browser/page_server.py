@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parent.parent.parent
 ADMIN_KEY = "sk-naru-0testadmin0-0123456789012345678901234567890123456789012"
 
@@ -59,7 +61,7 @@ def page_server() -> Iterator[PageServer]:
             path = self.path.partition("?")[0]
             if path == "/v1/usage/summary":
                 served.asked.append(self.headers["Authorization"])
-                served.gate.wait(30)
+                served.gate.wait(PATIENCE_S)
                 if self.headers["Authorization"] == f"Bearer {ADMIN_KEY}":
                     self._send(
                         served.status, {"Content-Type": "application/json", **served.headers}, json.dumps(served.body)

@@ -22,6 +22,7 @@ from naru.cli import output
 from naru.cli.output import MisuseError
 from naru.cli.target import ADMIN_KEY, find_target
 from naru.keys import new_key_id, new_secret
+from tests.waiting import PATIENCE_S, eventually
 
 SECRET = new_secret(new_key_id())
 
@@ -36,7 +37,7 @@ def serving(status: int, content: bytes, *, delay: threading.Event | None = None
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             asked.append((self.command, self.path, self.headers["authorization"], body.decode()))
             if delay is not None:
-                delay.wait(20)
+                delay.wait(PATIENCE_S)
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -297,11 +298,9 @@ def test_ctrl_c_is_one_line() -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(1000):
-            if asked or waiting.wait(0.01):
-                break
+        eventually(lambda: bool(asked))
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)
+        said = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, *said) == (130, "", "naru: interrupted\n")
 
 

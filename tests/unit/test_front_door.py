@@ -24,6 +24,7 @@ from local.routing import Router
 from local.stack import Function
 from local.template import Api, GatewayResponse, Route
 from naru import streaming_runtime
+from tests.waiting import PATIENCE_S
 
 LAYER = Path(streaming_runtime.__file__).parent.parent
 STREAMS = "import os, pathlib, time\nfrom naru.streaming_runtime import install\ninstall()\n"
@@ -48,7 +49,7 @@ async def door_to(
     folder: Path,
     source: str,
     *routes: Route,
-    timeout_s: int = 20,
+    timeout_s: int = 120,
     start: int = 1,
     limit: int = 1,
     binary: frozenset[str] = frozenset(),
@@ -80,7 +81,7 @@ async def door_to(
         start_processes=start,
         max_processes=limit,
     )
-    async with served as door, httpx.AsyncClient(base_url=door.base_url, timeout=30, trust_env=False) as client:
+    async with served as door, httpx.AsyncClient(base_url=door.base_url, timeout=PATIENCE_S, trust_env=False) as client:
         yield door, client
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from local.http_server import BodyTooLarge, ClientGone, Request, Response, serve
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -22,12 +23,12 @@ TEXT = [("content-type", "text/plain")]
 
 
 def on_a_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    """Run a test on an event loop of its own; one that hangs fails after 20 seconds."""
+    """Run a test on an event loop of its own; one that hangs fails after some minutes."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         async def limited() -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 await test(*args, **kwargs)
 
         asyncio.run(limited(), debug=True)

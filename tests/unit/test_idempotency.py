@@ -43,6 +43,7 @@ from naru.meter_state import UNLIMITED, Limits
 from naru.request_ids import new_request_id
 from tests.meters import put_key
 from tests.moto_tables import client, tables
+from tests.waiting import PATIENCE_S
 
 TABLE, BUCKET = "IdempotencyTable", "answers"
 BODY = b'{"model":"m","messages":[]}'
@@ -195,7 +196,7 @@ def never() -> Awaitable[object]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - what other processes do to a table has no event
             await asyncio.sleep(0.005)
 
@@ -433,7 +434,7 @@ def test_waiting_ends_in_a_conflict_that_sdks_repeat(new_process: NewProcess, wa
         await until(lambda: bool(process.bills))
         other = new_process(wait_s=wait_s)
         with pytest.raises(IdempotencyKeyInUseError) as refused:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 await other.ask(patience_s=patience_s)
         error = refused.value
         assert (error.http_status, error.code, error.should_retry) == (409, "idempotency_key_in_use", True)
@@ -478,7 +479,7 @@ class Heart:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until_s
         time.sleep(0.001)

@@ -27,7 +27,7 @@ from openai.types.chat import ChatCompletionToolParam
 from local.simulated_model import Capacity, Config, Latency, Price, ThreadedModel, run_in_thread
 from local.simulated_model.text import prose
 from local.simulated_model.tokens import count, prompt_tokens, split
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 KEY = {"authorization": "Bearer sk-test"}
 WEATHER: ChatCompletionToolParam = {
@@ -593,7 +593,7 @@ def test_the_process_says_where_it_is_and_stops_cleanly_on_a_signal(number: sign
         answer = httpx.post(f"{found[1]}/v1/chat/completions", json=body, headers=KEY)
         assert answer.json()["usage"]["completion_tokens"] == 7
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out, err) == (0, "", "")
 
 

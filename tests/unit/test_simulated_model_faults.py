@@ -39,7 +39,7 @@ def model(running: ThreadedModel) -> ThreadedModel:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(headers=KEY, timeout=5) as client:
+    with httpx.Client(headers=KEY) as client:
         yield client
 
 
@@ -56,7 +56,7 @@ class Asker:
         *,
         stream: bool = False,
         usage: bool = False,
-        timeout: float | httpx.Timeout = 5,
+        timeout: float | httpx.Timeout = PATIENCE_S,
         **more: Any,
     ) -> httpx.Response:
         body = {

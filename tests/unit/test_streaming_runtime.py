@@ -15,6 +15,7 @@ from typing import Any
 
 from local.http_server import ClientGone, Request, Response, serve
 from naru import streaming_runtime
+from tests.waiting import PATIENCE_S
 
 LAYER = Path(streaming_runtime.__file__).parent.parent
 STREAM = "application/vnd.awslambda.http-integration-response"
@@ -72,7 +73,7 @@ def run(
     )
 
     async def limited() -> Run:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             return await _run(folder, answer, invocations, invocation_id)
 
     return asyncio.run(limited())
@@ -178,7 +179,7 @@ def test_each_chunk_is_on_the_wire_before_the_next_is_drawn(tmp_path: Path) -> N
         tmp_path,
         """
         def wait_for(name):
-            until = time.monotonic() + 20
+            until = time.monotonic() + 120
             while not pathlib.Path(name).exists():
                 assert time.monotonic() < until, name
                 time.sleep(0.005)
