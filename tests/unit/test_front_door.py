@@ -87,7 +87,7 @@ async def door_to(
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE_S):
             await scenario()
 
     asyncio.run(limited())
