@@ -291,9 +291,14 @@ def test_a_gateway_that_is_down_is_one_line(capsys: pytest.CaptureFixture[str]) 
 
 def test_ctrl_c_is_one_line() -> None:
     waiting = threading.Event()
+    # A shell's background job, and with it all of a test run there, ignores the signal.
+    start = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('naru.cli', run_name='__main__', alter_sys=True)"
+    )
     with serving(200, b"{}", delay=waiting) as (url, asked):
         process = subprocess.Popen(
-            [sys.executable, "-m", "naru.cli", "budget", "show", "--base-url", url, "--admin-key", "k"],
+            [sys.executable, "-c", start, "budget", "show", "--base-url", url, "--admin-key", "k"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
