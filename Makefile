@@ -27,7 +27,7 @@ test: .venv/.ready ## every test but the long proofs, about 4 minutes; ARGS="-k 
 	$(RUN) pytest -m "not slow" $(ARGS)
 
 test-unit: .venv/.ready ## the unit tests, about a minute; ARGS as for test
-	@echo "Unit tests, a process for each core: about 80 seconds on two free cores. Everything else: make test."
+	@echo "Unit tests, a process for each core: about a minute and a half on two free cores. Everything else: make test."
 	$(RUN) pytest -n auto -m "not slow" tests/unit $(ARGS)
 
 test-all: test ## make test, then the long proofs, as CI runs them; NARU_LONG_TESTS=1 makes both larger
