@@ -133,7 +133,6 @@ def transport_failure(deployment: Deployment, error: Exception) -> AttemptFailed
                 f"The gateway cannot call the provider of {deployment.name}. Contact your administrator.",
                 log=log | {"advice": "Check base_url in the catalog."},
             )
-            misconfigured.waits_for = "operator"
             return AttemptFailedError(result="misconfigured", error=misconfigured, again="elsewhere")
         case _:
             return AttemptFailedError(
@@ -185,13 +184,11 @@ def protocol_failure(deployment: Deployment, what: str) -> AttemptFailedError:
 
 
 def refused_key(deployment: Deployment, *, log: Mapping[str, Any]) -> UpstreamRefusedKeyError:
-    error = UpstreamRefusedKeyError(
+    return UpstreamRefusedKeyError(
         f"The provider of {deployment.name} does not accept the gateway's own key or account, or there is no key. "
         "Your API key is fine. Contact your administrator.",
         log=dict(log),
     )
-    error.waits_for = "operator"
-    return error
 
 
 def how_to_set(secret_id: str, field: str) -> str:
@@ -231,7 +228,8 @@ def _not_offered(deployment: Deployment, fault: ProviderFault) -> NaruError:
         f"{sentence} Choose another model, or contact your administrator.", log=_log(fault)
     )
     # One that lacks a feature serves the next request, so a batch fails this line and goes on.
-    error.waits_for = None if fault.kind == "feature" else "operator"
+    if fault.kind == "feature":
+        error.waits_for = None
     return error
 
 
