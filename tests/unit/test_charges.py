@@ -14,7 +14,8 @@ from naru import charges
 from naru.catalog import Capability, Deployment, Price, Tokenizer
 from naru.dialects import clovastudio, openai
 from naru.errors import InvalidRequestError
-from naru.tokens import upper_bound_completion, upper_bound_prompt
+from naru.tokens import upper_bound_completion
+from tests.prompts import upper_bound_prompt
 
 PRICES = {"input_micro_per_mtok": 3, "output_micro_per_mtok": 15}
 PLAIN = Price(currency="USD", **PRICES)

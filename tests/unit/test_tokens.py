@@ -19,10 +19,9 @@ from naru.tokens import (
     Prompt,
     _normalized_bytes,
     estimate,
-    estimate_prompt,
     upper_bound_completion,
-    upper_bound_prompt,
 )
+from tests.prompts import estimate_prompt, upper_bound_prompt
 
 FAMILIES: list[Tokenizer] = list(get_args(Tokenizer))
 

@@ -189,16 +189,6 @@ class Prompt:
         return estimated
 
 
-def upper_bound_prompt(body: Mapping[str, Any], tokenizer: Tokenizer, *, image_tokens: int | None = None) -> int:
-    """:meth:`Prompt.upper_bound` of a chat request."""
-    return Prompt(body).upper_bound(tokenizer, image_tokens=image_tokens)
-
-
-def estimate_prompt(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
-    """:meth:`Prompt.estimate` of a chat request."""
-    return Prompt(body).estimate(tokenizer)
-
-
 def upper_bound_completion(body: Mapping[str, Any], *, output_limit: int) -> int:
     """The most completion tokens that a chat request can be billed for: every choice may use the whole limit, and the
     tokens of a prediction that turn out wrong are billed as output.
