@@ -26,7 +26,7 @@ test: .venv/.ready ## every test but the long proofs, about 4 minutes; ARGS="-k 
 	@echo "Quicker: make test-unit. With the long proofs, as in CI: make test-all."
 	$(RUN) pytest -m "not slow" $(ARGS)
 
-test-unit: .venv/.ready ## the unit tests, about a minute; ARGS as for test
+test-unit: .venv/.ready ## the unit tests, about a minute and a half; ARGS as for test
 	@echo "Unit tests, a process for each core: about a minute and a half on two free cores. Everything else: make test."
 	$(RUN) pytest -n auto -m "not slow" tests/unit $(ARGS)
 
